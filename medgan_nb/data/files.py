@@ -222,13 +222,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def read_all(paths: Sequence[Path], read: Callable[[Path], np.ndarray] = read_image, title: str = "reading",
-             progress: bool = True) -> list[np.ndarray]:
-    "What `read` returns for each path, in their order, by one thread a core and with a progress bar."
+def read_all(paths: Sequence[Path], read: Callable[[Path], np.ndarray] = read_image,
+             title: str = "reading") -> list[np.ndarray]:
+    "What `read` returns for each path, in their order, by one thread a core; a progress bar shows after a second."
     pool = ThreadPoolExecutor(max_workers=min(cores(), 32))
     try:
         results = pool.map(read, paths)
-        return list(tqdm(results, total=len(paths), desc=title, unit="image", leave=False, disable=not progress))
+        return list(tqdm(results, total=len(paths), desc=title, unit="image", leave=False, delay=1))
     finally:
         pool.shutdown(cancel_futures=True)
 
