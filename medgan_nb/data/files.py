@@ -204,11 +204,13 @@ def list_images(folder: Path | str, suffixes: Sequence[str] = SUFFIXES, root: Pa
         If the folder is missing or unreadable, a link leads out of `root` or nowhere, a name is not valid text, or two files
         differ only in their ending.
     """
+    root = root or folder
+    inside(root, Path(folder).absolute())
     found = [path for path in entries(folder) if path.suffix.lower() in suffixes and not path.is_dir()]
     for path in found:
         if not path.name.isprintable():
             raise DataError(f"{shown(path)}: the name holds characters that do not print; rename the file")
-        if path.is_symlink() and not inside(root or folder, path.absolute()).is_file():
+        if path.is_symlink() and not inside(root, path.absolute()).is_file():
             raise DataError(f"{shown(path)}: a link to no file; expected an image")
     stems = Counter(path.stem for path in found)
     twice = [path for path in found if stems[path.stem] > 1]

@@ -122,25 +122,26 @@ def by_group(images: ImageSet, sizes: Mapping[str, int | float], seed: int) -> d
 def cut(images: ImageSet, sizes: Mapping[str, int | float], seed: int) -> dict[str, np.ndarray]:
     "Part -> mask (N,) of its images, by whole groups and class by class; a group counts for the class of its first image."
     wanted = wanted_images(images, sizes)
+    counts = np.array(list(images.counts().values()))
+    rooms = {name: apportion(round(n), counts) for name, n in wanted.items()}
+    takes_all = math.isclose(sum(wanted.values()), len(images))
     group_class = dict(zip(images.groups[::-1], images.labels[::-1]))
-    names, counts = np.unique(images.groups, return_counts=True)
-    group_size, part_of = dict(zip(names, counts)), {}
+    group_size, part_of = dict(zip(*np.unique(images.groups, return_counts=True))), {}
     for label in np.unique(images.labels):
-        groups = [group for group in names if group_class[group] == label]
+        groups = [group for group in group_size if group_class[group] == label]
         if len(groups) < len(wanted):
             raise DataError(f"{images.name}: class {images.classes[label]} has {len(groups)} groups; expected at least "
                             f"{len(wanted)}, one for each of {', '.join(wanted)}")
         order = torch.randperm(len(groups), generator=stream(seed, "split", int(label)))
-        rooms = {name: numbers[label] for name, numbers in wanted.items()}
-        part_of.update(fill([groups[k] for k in order], group_size, rooms))
+        room = {name: numbers[label] for name, numbers in rooms.items()}
+        part_of.update(fill([groups[k] for k in order], group_size, room, takes_all))
     part = np.array([part_of.get(group, "") for group in images.groups])
     return {name: part == name for name in wanted}
 
 
-def fill(groups: list[str], group_size: Mapping[str, int], rooms: Mapping[str, int]) -> dict[str, str]:
-    "Group -> part for the groups of one class, taken in the order given, smallest room first."
-    part_of, left = {}, list(groups)
-    takes_all = sum(rooms.values()) >= sum(group_size[group] for group in groups)
+def fill(groups: list[str], group_size: Mapping[str, int], rooms: Mapping[str, int], takes_all: bool) -> dict[str, str]:
+    "Group -> part for the groups of one class in this order, smallest room first; the last part may take all the rest."
+    part_of, left = {}, groups
     for to_come, name in reversed(list(enumerate(sorted(rooms, key=rooms.get, reverse=True)))):
         taken, room = [], rooms[name]
         for group in left:
@@ -155,16 +156,16 @@ def fill(groups: list[str], group_size: Mapping[str, int], rooms: Mapping[str, i
     return part_of
 
 # %% ../../nbs/16_data.split.ipynb #e69d7b6b
-def wanted_images(images: ImageSet, sizes: Mapping[str, int | float]) -> dict[str, np.ndarray]:
-    "Part -> wanted number of images of each class (C,); refused when a size is no size or there are not enough images."
-    number = {}
+def wanted_images(images: ImageSet, sizes: Mapping[str, int | float]) -> dict[str, float]:
+    "Part -> wanted number of images; refused when a size is no size or there are not enough images."
+    wanted = {}
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size < math.inf:
             raise ConfigError(f"size of part {name} is {size!r}; expected a number of images, or a share between 0 and 1")
-        number[name] = size if isinstance(size, int) else size * len(images)
-    if not number or sum(number.values()) > len(images) + 1e-6:
-        raise ConfigError(f"parts {dict(sizes)} ask for {sum(number.values()):.0f} images; {images.name} has {len(images)}")
-    return {name: apportion(round(n), np.array(list(images.counts().values()))) for name, n in number.items()}
+        wanted[name] = size if isinstance(size, int) else size * len(images)
+    if not wanted or sum(wanted.values()) > len(images) + 1e-6:
+        raise ConfigError(f"parts {dict(sizes)} ask for {sum(wanted.values()):.0f} images; {images.name} has {len(images)}")
+    return wanted
 
 
 def apportion(n: int, counts: np.ndarray) -> np.ndarray:
