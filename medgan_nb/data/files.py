@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'FORMATS', 'MAX_PIXELS', 'MAX_BYTES', 'MIN_SIDE', 'HEADER', 'LITTER', 'shown', 'read_bytes', 'looks_like',
-           'decode', 'open_header', 'check_header', 'bits', 'to_grey', 'to_uint16', 'read_image', 'read_mask',
-           'entries', 'folders', 'list_images', 'cores', 'read_all', 'write_png']
+           'decode', 'open_header', 'check_header', 'png_is_whole', 'bits', 'to_grey', 'to_uint16', 'read_image',
+           'read_mask', 'entries', 'folders', 'list_images', 'cores', 'read_all', 'write_png']
 
 # %% ../../nbs/13_data.files.ipynb #fa9a356a
 import io
@@ -13,6 +13,7 @@ import os
 import stat
 import threading
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,11 +76,11 @@ def decode(path: Path | str) -> np.ndarray:
     try:
         with open_header(data) as image:
             check_header(image, data)
-            if image.format == "PNG":
-                open_header(data).verify()
             return to_grey(ImageOps.exif_transpose(image))
     except MedganError as error:
         raise DataError(f"{shown(path)}: {error}") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DataError(f"{shown(path)}: more than {MAX_PIXELS // 10**6} million pixels; reduce it first") from None
     except Exception as error:
         reason = shown(str(error) or type(error).__name__)[:160]
         raise DataError(f"{shown(path)}: cannot be decoded, truncated or corrupt ({reason}); "
@@ -90,12 +91,11 @@ def open_header(data: bytes) -> Image.Image:
     "The image with its header read and no pixel decoded."
     with HEADER, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        warnings.simplefilter("ignore", UserWarning)
         return Image.open(io.BytesIO(data), formats=FORMATS)
 
 # %% ../../nbs/13_data.files.ipynb #7bdab9d1
 def check_header(image: Image.Image, data: bytes) -> None:
-    "Refuse by size, frames and depth before anything is decoded."
+    "Refuse by size, frames, depth and checksums before anything is decoded."
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise DataError(f"{width} x {height} pixels; expected at most {MAX_PIXELS // 10**6} million")
@@ -105,6 +105,20 @@ def check_header(image: Image.Image, data: bytes) -> None:
         raise DataError(f"holds {image.n_frames} frames; expected a single image")
     if len(image.getbands()) > 1 and bits(image, data) > 8:
         raise DataError(f"colour of {bits(image, data)} bits a channel; expected 8-bit colour or grey of 8 or 16 bits")
+    if image.format == "PNG" and not png_is_whole(data):
+        raise DataError("a checksum of the PNG file is wrong or its end is missing; fetch it again or remove it")
+
+
+def png_is_whole(data: bytes) -> bool:
+    "Whether every chunk of a PNG file up to its end has the right checksum (PNG specification, 5.3)."
+    at, kind = 8, b""
+    while kind != b"IEND" and at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at:at + 4], "big")
+        kind = data[at + 4:at + 8]
+        if zlib.crc32(data[at + 4:end]) != int.from_bytes(data[end:end + 4], "big"):
+            return False
+        at = end + 4
+    return kind == b"IEND" and at <= len(data)
 
 
 def bits(image: Image.Image, data: bytes) -> int:
@@ -205,13 +219,15 @@ def list_images(folder: Path | str, suffixes: Sequence[str] = SUFFIXES, root: Pa
         differ only in their ending.
     """
     root = root or folder
-    inside(root, Path(folder).absolute())
     found = [path for path in entries(folder) if path.suffix.lower() in suffixes and not path.is_dir()]
+    inside(root, Path(folder).absolute())
     for path in found:
         if not path.name.isprintable():
             raise DataError(f"{shown(path)}: the name holds characters that do not print; rename the file")
-        if path.is_symlink() and not inside(root, path.absolute()).is_file():
+        if path.is_symlink() and not path.is_file():
             raise DataError(f"{shown(path)}: a link to no file; expected an image")
+        if path.is_symlink():
+            inside(root, path.absolute())
     stems = Counter(path.stem for path in found)
     twice = [path for path in found if stems[path.stem] > 1]
     if twice:

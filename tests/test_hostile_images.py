@@ -1,0 +1,414 @@
+"""Image files and folders that are not what they should be: each is read by the stated rule or refused in one line that names it."""
+import io
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile
+
+from medgan_nb.core import ConfigError, DataError, MedganError
+from medgan_nb.data import chest_xray, folder, sources
+from medgan_nb.data.files import MAX_PIXELS, list_images, read_all, read_image, read_mask, write_png
+from medgan_nb.data.prepare import prepare, square
+
+FILM = (np.add.outer(np.arange(40), np.arange(48)) * 255 // 86).astype(np.uint8)
+
+
+def encoded(image, format="PNG", **options) -> bytes:
+    "An image (or array) as the bytes of a file."
+    buffer = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    image.save(buffer, format=format, **options)
+    return buffer.getvalue()
+
+
+def refused(path, *words) -> str:
+    "The message with which a file is refused: one line that names the file and holds the words."
+    with pytest.raises(DataError) as error:
+        read_image(path)
+    text = str(error.value)
+    assert text.startswith(str(path)) and "\n" not in text and len(text) < len(str(path)) + 400
+    for word in words:
+        assert word in text
+    return text
+
+
+@pytest.fixture
+def put(tmp_path):
+    "Write bytes under a name in a fresh folder and return the path."
+    def write(data: bytes, name: str = "film.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return path
+    return write
+
+
+@pytest.fixture
+def chest(tmp_path):
+    "A small copy of the chest X-ray layout made of noise."
+    draw = np.random.default_rng(0)
+    for part in ("train", "val", "test"):
+        for k in range(3):
+            for name in (f"NORMAL/IM-{len(part)}{k:03d}-0001", f"PNEUMONIA/person{k}{len(part)}_virus_1"):
+                write_png(tmp_path / "chest_xray" / part / f"{name}.png", draw.integers(0, 256, (20, 24), dtype=np.uint8))
+    return tmp_path / "chest_xray"
+
+
+# --- damaged files ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP", "TIFF", "PPM"])
+def test_truncated(put, format, share):
+    data = encoded(FILM, format)
+    refused(put(data[:int(len(data) * share)]))
+
+
+def test_truncated_stays_refused_when_a_library_turns_tolerance_on(put, monkeypatch):
+    path = put(encoded(FILM, "JPEG")[:-200], "cut.jpeg")
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(ConfigError, match="LOAD_TRUNCATED_IMAGES"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("text", ["<!DOCTYPE html><html>", "\n <HTML><body>", "\ufeff<html>", "<?xml version='1.0'?><Error/>"])
+def test_web_page_saved_as_jpeg(put, text):
+    refused(put(text.encode(), "film.jpeg"), "is a web page")
+
+
+def test_pointer_empty_and_text(put):
+    refused(put(b"version https://git-lfs.github.com/spec/v1\noid sha256:0"), "git lfs pull")
+    refused(put(b""), "is empty")
+    refused(put(b"no image at all"), "cannot be decoded")
+
+
+def test_formats_that_are_not_allowed(put):
+    for format in ("GIF", "WEBP", "ICO"):
+        refused(put(encoded(FILM, format), f"film.{format.lower()}"), "cannot be decoded")
+
+
+def test_wrong_ending_is_no_fault(put):
+    assert np.array_equal(read_image(put(encoded(FILM), "film.jpeg")), FILM)
+
+
+# --- what a file may hold ---------------------------------------------------------------------------------------------
+
+def test_eight_and_sixteen_bits(put):
+    assert np.array_equal(read_image(put(encoded(FILM))), FILM)
+    deep = FILM.astype(np.uint16) * 257 ^ 5
+    for format in ("PNG", "TIFF", "PPM"):
+        found = read_image(put(encoded(deep, format)))
+        assert found.dtype == np.uint16 and np.array_equal(found, deep)
+    assert np.array_equal(read_image(put(encoded(FILM.astype(np.int32) * 200, "TIFF"))), FILM.astype(np.uint16) * 200)
+
+
+def test_integers_that_do_not_fit_and_floats(put):
+    refused(put(encoded(FILM.astype(np.int32) * 1000, "TIFF")), "expected 0 to 65535")
+    refused(put(encoded(FILM.astype(np.int32) - 9, "TIFF")), "grey values from -9")
+    refused(put(encoded(FILM.astype(np.float32), "TIFF")), "stored as F")
+
+
+def test_one_bit_and_palette(put):
+    assert np.array_equal(read_image(put(encoded(FILM > 99))), (FILM > 99) * np.uint8(255))
+    grey_palette = Image.fromarray(FILM).convert("P")
+    assert np.array_equal(read_image(put(encoded(grey_palette))), FILM)
+    colours = Image.fromarray(np.stack([FILM, FILM // 2, FILM // 4], -1)).quantize(16)
+    assert np.array_equal(read_image(put(encoded(colours))), np.asarray(colours.convert("RGB").convert("L")))
+
+
+def test_grey_in_rgb_is_that_grey(put):
+    assert np.array_equal(read_image(put(encoded(np.stack([FILM] * 3, -1)))), FILM)
+
+
+def test_alpha(put):
+    opaque, glass = np.full_like(FILM, 255), FILM
+    assert np.array_equal(read_image(put(encoded(np.stack([FILM] * 3 + [opaque], -1)))), FILM)
+    assert np.array_equal(read_image(put(encoded(Image.merge("LA", [Image.fromarray(a) for a in (FILM, opaque)])))), FILM)
+    refused(put(encoded(np.stack([FILM] * 3 + [glass], -1))), "transparent")
+    refused(put(encoded(Image.merge("LA", [Image.fromarray(a) for a in (FILM, glass)]))), "transparent")
+
+
+def test_transparent_colour_key(put):
+    refused(put(encoded(FILM, transparency=int(FILM[3, 3]))), "transparent")
+    assert np.array_equal(read_image(put(encoded(np.minimum(FILM, 254), transparency=255))), np.minimum(FILM, 254))
+    deep = FILM.astype(np.uint16) * 257
+    refused(put(encoded(deep, transparency=int(deep[3, 3]))), "transparent")
+    refused(put(encoded(Image.fromarray(FILM).convert("P"), transparency=0)), "transparent")
+
+
+def test_cmyk_and_other_colours(put):
+    ink = Image.fromarray(np.stack([FILM] * 4, -1), "CMYK")
+    refused(put(encoded(ink, "JPEG"), "ink.jpeg"), "stored as CMYK", "convert it first")
+    refused(put(encoded(Image.fromarray(np.stack([FILM] * 3, -1)).convert("LAB"), "TIFF")), "stored as LAB")
+
+
+def png(width, height, depth, colour, rows: bytes) -> bytes:
+    "A PNG file by hand, for kinds that Pillow does not write."
+    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_deep_colour_is_not_cut_to_eight_bits(put):
+    rows = b"".join(b"\0" + os.urandom(16 * 6) for _ in range(16))
+    refused(put(png(16, 16, 16, 2, rows)), "16 bits a channel")
+    refused(put(b"P6 16 16 65535\n" + os.urandom(16 * 16 * 6), "deep.ppm"), "16 bits a channel")
+
+
+def test_exif_rotation(put):
+    for orientation, turned in {1: FILM, 3: FILM[::-1, ::-1], 6: np.rot90(FILM, -1), 8: np.rot90(FILM), 2: FILM[:, ::-1]}.items():
+        exif = Image.Exif()
+        exif[274] = orientation
+        assert np.array_equal(read_image(put(encoded(FILM, exif=exif))), turned)
+        assert np.array_equal(read_image(put(encoded(FILM, "TIFF", exif=exif))), turned)
+
+
+def test_frames(put):
+    frames = [Image.fromarray(FILM), Image.fromarray(FILM[::-1].copy())]
+    for format in ("TIFF", "PNG"):
+        refused(put(encoded(frames[0], format, save_all=True, append_images=frames[1:])), "2 frames")
+
+
+def test_sides_and_constant(put):
+    refused(put(encoded(FILM[:1, :1])), "1 x 1 pixels")
+    refused(put(encoded(FILM[:7])), "sides of at least 8")
+    refused(put(encoded(FILM * 0 + 7)), "all pixels equal 7")
+    assert not read_mask(put(encoded(FILM * 0))).any()
+
+
+def test_bomb_is_refused_before_decoding(put):
+    side = 60_000
+    refused(put(png(side, side, 8, 0, b"\0" * 1000)), "more than 80 million")
+    refused(put(png(10_000, 9_000, 8, 0, b"\0" * 1000)), "more than 80 million")
+    refused(put(png(MAX_PIXELS // 8000 + 1, 8000, 8, 0, b"\0" * 1000)), "at most 80 million")
+
+
+# --- names and folders ------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["it's \"it\".png", "a b.png", "Lungenbläschen 肺.png", "a..b...png", "-rf.png", "%s{0}$HOME.png", "..png.png"])
+def test_names(put, name):
+    path = put(encoded(FILM), name)
+    assert np.array_equal(read_image(path), FILM)
+    if not name.startswith("."):
+        assert list_images(path.parent) == [path]
+    path.write_bytes(b"\xff\xd8 broken")
+    assert name in refused(path)
+
+
+def test_names_that_do_not_print_are_refused_or_escaped(put):
+    path = put(encoded(FILM), "red\x1b[31m.png")
+    with pytest.raises(DataError, match=r"red\\x1b\[31m.png: the name holds"):
+        list_images(path.parent)
+    path.write_bytes(b"x")
+    with pytest.raises(DataError, match=r"red\\x1b"):
+        read_image(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names that are no text exist on POSIX only")
+def test_name_that_is_not_text(tmp_path):
+    try:
+        (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(encoded(FILM))
+    except OSError:
+        pytest.skip("the file system takes UTF-8 names only")
+    with pytest.raises(DataError) as error:
+        list_images(tmp_path)
+    str(error.value).encode("utf-8")
+
+
+def test_dots_in_a_path_stay_a_path(put, tmp_path):
+    put(encoded(FILM), "in/film.png")
+    assert read_image(tmp_path / "in" / ".." / "in" / "film.png").shape == FILM.shape
+    with pytest.raises(DataError, match="leads outside"):
+        list_images(tmp_path / "in" / "..", root=tmp_path / "in")
+
+
+def test_nul_and_overlong_names():
+    for name in ("a\0b.png", "x" * 5000):
+        with pytest.raises(DataError, match="cannot be read"):
+            read_image(name)
+        with pytest.raises(DataError, match="cannot be opened"):
+            list_images(name)
+
+
+def test_links(put, tmp_path):
+    outside, inside = put(encoded(FILM), "secret.png"), put(encoded(FILM), "data/a/film.png").parent
+    (inside / "link.png").symlink_to("film.png")
+    assert len(list_images(inside)) == 2
+    (inside / "out.png").symlink_to(outside)
+    with pytest.raises(DataError, match="leads outside"):
+        list_images(inside)
+    with pytest.raises(DataError, match="leads outside"):
+        folder.load(tmp_path / "data")
+    (inside / "out.png").unlink()
+    (inside / "gone.png").symlink_to("nothing.png")
+    with pytest.raises(DataError, match="a link to no file"):
+        list_images(inside)
+    (inside / "gone.png").unlink()
+    (tmp_path / "data" / "b").symlink_to(tmp_path)
+    with pytest.raises(DataError, match="leads outside"):
+        folder.load(tmp_path / "data")
+
+
+def test_a_link_to_itself(tmp_path):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    with pytest.raises(MedganError, match="loop.png"):
+        list_images(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_named_pipe_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    refused(tmp_path / "pipe.png", "not a regular file")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read every folder")
+def test_unreadable_folder_and_file(put):
+    path = put(encoded(FILM), "closed/film.png")
+    path.chmod(0)
+    refused(path, "Permission denied")
+    path.parent.chmod(0)
+    try:
+        with pytest.raises(DataError, match="cannot be opened as a folder"):
+            list_images(path.parent)
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_unreadable_folder_by_any_user(tmp_path, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+    monkeypatch.setattr(os, "listdir", closed)
+    with pytest.raises(DataError, match="cannot be opened as a folder .Permission denied."):
+        list_images(tmp_path)
+
+
+def test_litter_is_passed_over(put):
+    path = put(encoded(FILM))
+    for name in (".DS_Store", "._film.png", "Thumbs.db", "__MACOSX/film.png", ".hidden.png", "notes.txt"):
+        put(b"", name)
+    assert list_images(path.parent) == [path]
+
+
+def test_first_fault_by_name_ends_the_reading(put):
+    paths = [put(encoded(FILM), f"{k:03d}.png") for k in range(40)]
+    for k in (31, 7, 39):
+        paths[k].write_bytes(b"")
+    with pytest.raises(DataError, match="007.png"):
+        read_all(paths)
+
+
+# --- data sets --------------------------------------------------------------------------------------------------------
+
+def test_chest_layout_faults(chest):
+    assert len(chest_xray.load(chest, size=16)) == 18
+    bad = chest / "train/NORMAL/IM-5000-0001.png"
+    bad.write_text("<html>")
+    with pytest.raises(DataError, match="IM-5000-0001.png: is a web page"):
+        chest_xray.load(chest, size=16)
+    for path in bad.parent.iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="NORMAL: no images in it"):
+        chest_xray.load(chest, size=16)
+    bad.parent.rmdir()
+    with pytest.raises(DataError, match="class folders are PNEUMONIA; expected NORMAL and PNEUMONIA"):
+        chest_xray.load(chest, size=16)
+
+
+def test_chest_foreign_class(chest):
+    (chest / "test" / "COVID").mkdir()
+    with pytest.raises(DataError, match="COVID"):
+        chest_xray.load(chest)
+
+
+def test_folder_faults(tmp_path):
+    write_png(tmp_path / "mine/a/1.png", FILM)
+    assert folder.load(tmp_path / "mine", size=16).classes == ("a",)
+    (tmp_path / "mine/b").mkdir()
+    with pytest.raises(DataError, match="b: no images in it"):
+        folder.load(tmp_path / "mine")
+    write_png(tmp_path / "mine/b/1.png", FILM)
+    (tmp_path / "mine/b/1.jpg").write_bytes(encoded(FILM, "JPEG"))
+    with pytest.raises(DataError, match="differs from it only in the ending"):
+        folder.load(tmp_path / "mine")
+    (tmp_path / "mine/b/1.jpg").unlink()
+    write_png(tmp_path / "mine/b/2.png", FILM.astype(np.uint16) * 257)
+    with pytest.raises(DataError, match="uint16 pixels while 1.png has uint8"):
+        folder.load(tmp_path / "mine")
+
+
+def test_check_names_every_damaged_file(chest):
+    for k, name in enumerate(("train/NORMAL/IM-5000-0001.png", "test/PNEUMONIA/person04_virus_1.png")):
+        (chest / name).write_bytes(b"\xff\xd8" * k)
+    faults = [finding.what for finding in sources.check(chest) if finding.fault]
+    assert len(faults) == 2 and "IM-5000-0001" in faults[0] and "person04" in faults[1]
+
+
+# --- chance -----------------------------------------------------------------------------------------------------------
+
+def whole_or_refused(path) -> bool:
+    "Whether a file was read; what was read is an image of a kind the rest of the package takes, and nothing but MedganError is raised."
+    try:
+        pixels = read_image(path)
+    except MedganError as error:
+        assert "\n" not in str(error) and str(path) in str(error)
+        return False
+    assert pixels.dtype in (np.uint8, np.uint16) and pixels.ndim == 2 and min(pixels.shape) >= 8
+    assert pixels.min() < pixels.max() and pixels.size <= MAX_PIXELS
+    assert prepare(pixels, 16).shape == (16, 16)
+    return True
+
+
+def samples() -> list[bytes]:
+    "One small file of each kind."
+    noise = np.random.default_rng(0).integers(0, 256, FILM.shape, dtype=np.uint8) // 4 + FILM // 2
+    exif = Image.Exif()
+    exif[274] = 6
+    colour = np.stack([noise, FILM, noise], -1)
+    return [encoded(noise), encoded(noise, "JPEG", exif=exif), encoded(colour, "JPEG"), encoded(noise, "JPEG", progressive=True),
+            encoded(noise.astype(np.uint16) * 257), encoded(Image.fromarray(colour).quantize(32)), encoded(noise, "BMP"),
+            encoded(noise, "TIFF"), encoded(noise, "TIFF", compression="tiff_lzw"), encoded(noise, "PPM"), encoded(colour, "PPM")]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_cut_and_bent_files(put):
+    draw, path, read = np.random.default_rng(0), put(b""), 0
+    for data in samples():
+        for _ in range(25):
+            path.write_bytes(data[:draw.integers(len(data))])
+            whole_or_refused(path)
+        for _ in range(40):
+            bent = bytearray(data)
+            for at in draw.integers(0, len(data) if draw.random() < 0.5 else 200, draw.integers(1, 6)):
+                bent[at] ^= 1 << draw.integers(8)
+            path.write_bytes(bent)
+            read += whole_or_refused(path)
+    assert read > 20
+
+
+def test_every_bent_png_is_found(put):
+    data, draw = encoded(FILM), np.random.default_rng(1)
+    for at in draw.permutation(len(data))[:150]:
+        bent = bytearray(data)
+        bent[at] ^= 1 << draw.integers(8)
+        refused(put(bytes(bent)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"BM", b"II*\0", b"MM\0*", b"P5 9 9 255\n", b"P6 9 9 999\n",
+                        b"P4 9 9\n", b"Pf 9 9 1\n"]), st.binary(max_size=400))
+def test_any_bytes(put, start, rest):
+    whole_or_refused(put(start + rest))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 300), st.integers(8, 300), st.integers(8, 64), st.sampled_from(["crop", "stretch", "pad"]),
+       st.sampled_from([np.uint8, np.uint16]))
+def test_any_shape_becomes_a_square(height, width, size, fit, dtype):
+    pixels = (np.indices((height, width)).sum(0) * 97 % (np.iinfo(dtype).max + 1)).astype(dtype)
+    found = square(pixels, size, fit)
+    assert found.shape == (size, size) and found.dtype == dtype
