@@ -54,7 +54,7 @@ def key_of(paths: Sequence[Path], settings: dict) -> str:
     "A digest of all that prepared images depend on."
     files = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     code = [sha256_file(path) for path in sorted(Path(package.__path__[0]).glob("*.py"))]
-    return digest([files, settings, code, version("pillow"), version("scikit-image")])
+    return digest([files, settings, code, *map(version, ("torch", "pillow", "scikit-image"))])
 
 # %% ../../nbs/18_data.cache.ipynb #08bf28fd
 def pack(images: ImageSet) -> bytes:

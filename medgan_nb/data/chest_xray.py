@@ -54,6 +54,8 @@ def films(data_dir: Path | str) -> dict[tuple[str, str], list[Path]]:
     for part in PUBLISHED:
         if part == "val" and not (root / part).is_dir():
             continue
+        if not (root / part).is_dir():
+            raise DataError(f"{shown(root)}: has no folder {part}; expected {LAYOUT}")
         names = [path.name for path in folders(root / part)]
         if set(names) != set(CLASSES):
             raise DataError(f"{shown(root / part)}: class folders are {shown(', '.join(names)) or 'none'}; "
