@@ -60,15 +60,16 @@ def key_of(paths: Sequence[Path], settings: dict) -> str:
 def pack(images: ImageSet) -> bytes:
     "A set as the bytes of an .npz file of plain arrays."
     optional = {"parts": images.parts, "masks": None if images.masks is None else images.masks[images.rows].cpu()}
+    present = {key: value for key, value in optional.items() if value is not None}
     about = {key: getattr(images, key) for key in ("classes", "name", "licence", "simulated", "notes", "fingerprint")}
     buffer = io.BytesIO()
-    np.savez(buffer, about=np.array(json.dumps(about)), store=images.pixels.cpu(), labels=images.labels, groups=images.groups,
-             ids=images.ids, **{key: value for key, value in optional.items() if value is not None})
+    np.savez(buffer, about=np.array(json.dumps(about)), store=images.pixels.cpu(), labels=images.labels,
+             groups=images.groups, ids=images.ids, **present)
     return buffer.getvalue()
 
 
 def unpack(path: Path) -> ImageSet:
-    "The set of an .npz file; raises what numpy does where it is damaged, and `DataError` where the content is not what was kept."
+    "The set of an .npz file; raises what numpy does where it is damaged, `DataError` where the content has changed."
     with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     about = json.loads(str(arrays.pop("about")))

@@ -73,7 +73,8 @@ def count_notes(found: dict[tuple[str, str], list[Path]]) -> list[str]:
     for part, published in PUBLISHED.items():
         counts = tuple(len(found.get((part, name), ())) for name in CLASSES)
         if counts != published:
-            notes.append(f"{part} has {counts[0]} NORMAL and {counts[1]} PNEUMONIA; published are {published[0]} and {published[1]}")
+            notes.append(f"{part} has {counts[0]} NORMAL and {counts[1]} PNEUMONIA; "
+                         f"published are {published[0]} and {published[1]}")
     return notes
 
 # %% ../../nbs/14_data.chest_xray.ipynb #70d07f0b
@@ -98,7 +99,8 @@ def load(data_dir: Path | str, size: int = 64, fit: str = "crop", equalize: str 
     Returns
     -------
     ImageSet
-        With parts train, val and test, ids like `train/NORMAL/IM-0115-0001`, and a group for each child; exact copies share one.
+        With parts train, val and test, ids like `train/NORMAL/IM-0115-0001`, and a group for each child; exact copies
+        share one.
 
     Raises
     ------
@@ -114,6 +116,7 @@ def load(data_dir: Path | str, size: int = 64, fit: str = "crop", equalize: str 
     if None in known:
         notes.append(f"{known.count(None)} file names carry no person number; each such film is its own group")
     pixels = read_prepared([path for _, _, path in rows], size, fit, equalize, title="chest_xray")
+    groups = [group or own for group, own in zip(known, ids)]
     return merge_duplicates(ImageSet(
-        pixels, [CLASSES.index(name) for _, name, _ in rows], CLASSES, [group or own for group, own in zip(known, ids)], ids,
-        parts=[part for part, _, _ in rows], name="chest_xray", licence=LICENCE, notes=tuple(notes)))
+        pixels, [CLASSES.index(name) for _, name, _ in rows], CLASSES, groups, ids, parts=[part for part, _, _ in rows],
+        name="chest_xray", licence=LICENCE, notes=tuple(notes)))

@@ -46,7 +46,7 @@ def read_bytes(path: Path | str) -> bytes:
         if not stat.S_ISREG(info.st_mode):
             raise DataError(f"{shown(path)}: not a regular file; expected an image file")
         if info.st_size > MAX_BYTES:
-            raise DataError(f"{shown(path)}: {info.st_size >> 20} MiB; expected an image file under {MAX_BYTES >> 20} MiB")
+            raise DataError(f"{shown(path)}: {info.st_size >> 20} MiB; expected at most {MAX_BYTES >> 20} MiB")
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -139,7 +139,7 @@ def to_grey(image: Image.Image) -> np.ndarray:
     if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
         lowest = image.convert("RGBA").getchannel("A").getextrema()[0]
         if lowest < 255:
-            raise DataError(f"has transparent pixels (alpha down to {lowest}); expected an opaque image; flatten it first")
+            raise DataError(f"has transparent pixels (alpha down to {lowest}); expected opaque ones; flatten it first")
     if image.mode in ("P", "PA"):
         image = image.convert("RGB")
     if image.mode not in ("1", "L", "LA", "RGB", "RGBA"):
@@ -168,7 +168,7 @@ def read_image(path: Path | str) -> np.ndarray:
     Raises
     ------
     DataError
-        If the file cannot be read, is no image, is damaged, shows nothing, or holds what has no rule; the message names it.
+        If the file cannot be read, is no image, is damaged, shows nothing, or holds what has no rule.
     """
     pixels = decode(path)
     if pixels.min() == pixels.max():
@@ -191,7 +191,8 @@ def entries(folder: Path | str) -> list[Path]:
         names = sorted(os.listdir(folder))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{shown(folder)}: cannot be opened as a folder ({reason}); check the path and its permissions") from error
+        raise DataError(f"{shown(folder)}: cannot be opened as a folder ({reason}); "
+                        "check the path and its permissions") from error
     return [Path(folder) / name for name in names if not name.startswith(".") and name.lower() not in LITTER]
 
 
@@ -215,8 +216,8 @@ def list_images(folder: Path | str, suffixes: Sequence[str] = SUFFIXES, root: Pa
     Raises
     ------
     DataError
-        If the folder is missing or unreadable, a link leads out of `root` or nowhere, a name is not valid text, or two files
-        differ only in their ending.
+        If the folder is missing or unreadable, a link leads out of `root` or nowhere, a name does not print, or two
+        files differ only in their ending.
     """
     root = root or folder
     found = [path for path in entries(folder) if path.suffix.lower() in suffixes and not path.is_dir()]
@@ -242,11 +243,11 @@ def cores() -> int:
 
 def read_all(paths: Sequence[Path], read: Callable[[Path], np.ndarray] = read_image,
              title: str = "reading") -> list[np.ndarray]:
-    "What `read` returns for each path, in their order, by one thread a core; a progress bar shows after a second."
+    "What `read` returns for each path, in their order, by one thread a core; from 200 files on with a progress bar."
     pool = ThreadPoolExecutor(max_workers=min(cores(), 32))
     try:
         results = pool.map(read, paths)
-        return list(tqdm(results, total=len(paths), desc=title, unit="image", leave=False, delay=1))
+        return list(tqdm(results, total=len(paths), desc=title, unit="image", leave=False, disable=len(paths) < 200))
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -19,7 +19,8 @@ from .split import merge_duplicates
 # %% ../../nbs/15_data.folder.ipynb #8816f2f4
 PARTS = ("train", "val", "test")
 LAYOUT = "DIR/<class>/*.png, or DIR/{train,val,test}/<class>/*.png"
-NO_GROUPS = "patients are not known: each image is its own group; give groups.csv (id,group) to keep those of one patient together"
+NO_GROUPS = ("patients are not known: each image is its own group; "
+             "give groups.csv (id,group) to keep those of one patient together")
 
 
 def images_in(data_dir: Path | str) -> dict[tuple[str, str], list[Path]]:
@@ -28,13 +29,15 @@ def images_in(data_dir: Path | str) -> dict[tuple[str, str], list[Path]]:
     Raises
     ------
     DataError
-        If there is no class folder, one has no images, a part lacks a class of another part, or classes stand beside parts.
+        If there is no class folder, one has no images, a part lacks a class of another part, or classes stand beside
+        parts.
     """
     root = Path(data_dir).expanduser()
     names = [path.name for path in folders(root)]
     tops = {part: root / part for part in PARTS if part in names} or {"": root}
     if "" not in tops and len(names) > len(tops):
-        raise DataError(f"{shown(root)}: holds {shown(', '.join(names))}; expected parts (train, val, test) or classes, not both")
+        raise DataError(f"{shown(root)}: holds {shown(', '.join(names))}; "
+                        "expected parts (train, val, test) or classes, not both")
     classes = {part: [path.name for path in folders(top)] for part, top in tops.items()}
     known = sorted(set().union(*classes.values()))
     if not known:
@@ -43,10 +46,12 @@ def images_in(data_dir: Path | str) -> dict[tuple[str, str], list[Path]]:
     for part, top in tops.items():
         for name in known:
             if name not in classes[part]:
-                raise DataError(f"{shown(top)}: class folder {shown(name)} is missing; expected {shown(', '.join(known))} in each part")
+                raise DataError(f"{shown(top)}: class folder {shown(name)} is missing; "
+                                f"expected {shown(', '.join(known))} in each part")
             found[part, name] = list_images(top / name, root=root)
             if not found[part, name]:
-                raise DataError(f"{shown(top / name)}: no images in it; expected .png, .jpeg, .tif, .bmp or .pgm files, or no such folder")
+                raise DataError(f"{shown(top / name)}: no images in it; "
+                                "expected .png, .jpeg, .tif, .bmp or .pgm files, or no such folder")
     return found
 
 
@@ -57,12 +62,14 @@ def read_groups(path: Path, ids: dict[str, Path]) -> list[str]:
         rows = list(csv.DictReader(io.StringIO(read_bytes(path).decode("utf-8-sig"))))
         pairs = [(row["id"].strip(), row["group"].strip()) for row in rows]
     except (UnicodeDecodeError, csv.Error, KeyError, AttributeError) as error:
-        raise DataError(f"{shown(path)}: cannot be read as a table ({error!r}); expected columns id,group in UTF-8") from error
+        raise DataError(f"{shown(path)}: cannot be read as a table ({error!r}); "
+                        "expected columns id,group in UTF-8") from error
     group = {spelled.get(name, name): value for name, value in pairs}
     missing, unknown = [i for i in ids if not group.get(i)], sorted(set(group) - set(ids))
     if missing or unknown or len(group) != len(pairs):
-        raise DataError(f"{shown(path)}: {len(missing)} images without a group {missing[:3]}, {len(unknown)} ids without an image "
-                        f"{unknown[:3]}, {len(pairs) - len(group)} ids repeated; expected a line for each image, like {next(iter(ids))},p1")
+        raise DataError(f"{shown(path)}: {len(missing)} images without a group {missing[:3]}, "
+                        f"{len(unknown)} ids without an image {unknown[:3]}, {len(pairs) - len(group)} ids repeated; "
+                        f"expected a line for each image, like {next(iter(ids))},p1")
     return [group[i] for i in ids]
 
 # %% ../../nbs/15_data.folder.ipynb #de86c84f

@@ -75,7 +75,7 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 # %% ../../nbs/18_data.prepare.ipynb #985030d5
 def equalize(pixels: np.ndarray, mode: str = "none") -> np.ndarray:
-    "Pixels (H, W) as they are (`none`), with an even histogram (`hist`), or evened within 8 x 8 tiles (`clahe`); same dtype."
+    "Pixels (H, W) as they are (`none`), with an even histogram (`hist`), or evened in 8 x 8 tiles (`clahe`)."
     choose(mode, ("none", "hist", "clahe"), "equalize")
     if mode == "none":
         return pixels
@@ -125,7 +125,8 @@ def check_settings(size: int, fit: str, equalization: str) -> None:
     choose(equalization, ("none", "hist", "clahe"), "equalize")
 
 # %% ../../nbs/18_data.prepare.ipynb #cdadf1f0
-def copies(images: ImageSet, n: int, seed: int, kind: str, change: Callable[[ImageSet, torch.Generator], ImageSet]) -> ImageSet:
+def copies(images: ImageSet, n: int, seed: int, kind: str,
+           change: Callable[[ImageSet, torch.Generator], ImageSet]) -> ImageSet:
     "A set of `n` images made by `change` from copies of `images`, with new ids and the groups of their sources."
     if n < 1 or not len(images):
         raise ConfigError(f"{kind}: {n} copies of {len(images)} images; expected at least one of each")

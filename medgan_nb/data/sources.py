@@ -67,7 +67,8 @@ SOURCES = {source.name: source for source in (
            read=lambda size, seed: phantom_chest.load(size=size, seed=seed)),
     Source("chest_xray", "Chest X-Ray Images (Pneumonia), children, Kermany et al. 2018", chest_xray.LICENCE,
            "https://doi.org/10.17632/rscbjbr9sj",
-           "download and unpack kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia, then give its folder as data_dir",
+           "download and unpack kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia, "
+           "then give its folder as data_dir",
            chest_xray.LAYOUT, read=chest_xray.load, files=chest_xray.films, belongs=chest_xray.belongs,
            counts={part: dict(zip(chest_xray.CLASSES, counts)) for part, counts in chest_xray.PUBLISHED.items()}),
     Source("folder", "your own images", "not stated", "",
@@ -103,7 +104,8 @@ def load(name: str, data_dir: Path | str | None = None, size: int = 64, fit: str
     source = choose(name, SOURCES, "dataset")
     check_settings(size, fit, equalize)
     if source.simulated:
-        return cached(name, [], {"size": size, "equalize": equalize, "seed": seed}, lambda: simulated(source, size, equalize, seed))
+        options = {"size": size, "equalize": equalize, "seed": seed}
+        return cached(name, [], options, lambda: simulated(source, **options))
     where, options = needed(source, data_dir), {"size": size, "fit": fit, "equalize": equalize}
     paths = [path for found in source.files(where).values() for path in found]
     paths += [path for path in (where / "groups.csv",) if path.exists()]
@@ -120,8 +122,9 @@ def simulated(source: Source, size: int, equalize: str, seed: int) -> ImageSet:
 def needed(source: Source, data_dir: Path | str | None) -> Path:
     "The data folder, or a `ConfigError` that says what to get and how to lay it out."
     if not str(data_dir or ""):
-        raise ConfigError(f"data_dir is not given; dataset {source.name} ({source.title}, licence: {source.licence}) is not part of "
-                          f"this package. To get it: {source.how_to_get}. Expected layout: {source.layout}")
+        raise ConfigError(f"data_dir is not given; dataset {source.name} ({source.title}, licence: {source.licence}) "
+                          f"is not part of this package. To get it: {source.how_to_get}. "
+                          f"Expected layout: {source.layout}")
     return Path(data_dir).expanduser()
 
 # %% ../../nbs/19_data.sources.ipynb #d645a655
@@ -180,7 +183,7 @@ def conflicts(images: ImageSet) -> list[str]:
     "Exact copies under two classes, and groups or copies in two parts."
     twofold = [images.ids[found] for found in duplicates(images) if len(set(images.labels[found])) > 1]
     parts = {} if images.parts is None else {name: images.of_part(name) for name in dict.fromkeys(images.parts)}
-    return [f"one picture under two classes: {', '.join(ids)}" for ids in twofold] + [str(leak) for leak in leaks(**parts)]
+    return [f"one picture under two classes: {', '.join(ids)}" for ids in twofold] + list(map(str, leaks(**parts)))
 
 # %% ../../nbs/19_data.sources.ipynb #a5fa21c1
 @dataclass(frozen=True)
@@ -218,8 +221,8 @@ def audit(name: str, data_dir: Path | str | None = None) -> Audit:
     for part in dict.fromkeys(parts):
         for label, title in enumerate(images.classes):
             here = (parts == part) & (images.labels == label)
-            rows.append({"part": str(part), "class": title, "images": int(here.sum()), "published": published.get(part, {}).get(title),
-                         "groups": len(set(images.groups[here]))})
+            rows.append({"part": str(part), "class": title, "images": int(here.sum()),
+                         "published": published.get(part, {}).get(title), "groups": len(set(images.groups[here]))})
     copies = [tuple(map(str, images.ids[found])) for found in duplicates(images)]
     pairs = sum(len(found) * (len(found) - 1) // 2 for found in copies)
     return Audit(name, rows, copies, pairs, conflicts(images), images.notes)
@@ -229,8 +232,12 @@ def listing(data_dir: Path | str | None = None) -> list[dict]:
     "A row for each set: `name`, `title`, `licence`, `simulated`, `found` and `how_to_get`."
     rows = []
     for source in SOURCES.values():
-        there = bool(data_dir) and source.belongs(Path(data_dir).expanduser())
-        found = "built in" if source.simulated else "yes" if there else "no" if data_dir and source.counts else "not looked for"
-        rows.append({"name": source.name, "title": source.title, "licence": source.licence, "simulated": source.simulated,
-                     "found": found, "how_to_get": source.how_to_get})
+        if source.simulated:
+            found = "built in"
+        elif not data_dir or source.name == "folder":
+            found = "not looked for"
+        else:
+            found = "yes" if source.belongs(Path(data_dir).expanduser()) else "no"
+        rows.append({"name": source.name, "title": source.title, "licence": source.licence,
+                     "simulated": source.simulated, "found": found, "how_to_get": source.how_to_get})
     return rows

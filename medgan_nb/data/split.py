@@ -50,7 +50,8 @@ def merge_duplicates(images: ImageSet) -> ImageSet:
         parent.update(dict.fromkeys(others, first))
     if not copies:
         return images
-    note = f"{sum(map(len, copies))} images are exact copies of one another, in {len(copies)} sets; each set is one group"
+    count = sum(map(len, copies))
+    note = f"{count} images are exact copies of one another, in {len(copies)} sets; each set is one group"
     return replace(images, groups=[root(group) for group in images.groups], notes=(*images.notes, note))
 
 # %% ../../nbs/16_data.split.ipynb #0962d0fa
@@ -92,7 +93,7 @@ def refuse_leaks(parts: Mapping[str, ImageSet]) -> None:
     if found:
         name = next(iter(parts.values())).name
         raise DataError(f"{name}: {found[0]}; {len(found)} such findings; expected groups and copies on one side only: "
-                        "join the groups (data.split.merge_duplicates), or ask for split=\"image\", which marks the results")
+                        "join the groups (data.split.merge_duplicates), or ask for split='image', which marks results")
 
 # %% ../../nbs/16_data.split.ipynb #fcdc4ef5
 def by_group(images: ImageSet, sizes: Mapping[str, int | float], seed: int) -> dict[str, ImageSet]:
@@ -103,7 +104,8 @@ def by_group(images: ImageSet, sizes: Mapping[str, int | float], seed: int) -> d
     images : ImageSet
         What to split.
     sizes : mapping of str to int or float
-        For each part the number of images (int) or the share of all images (float). Shares that sum to 1 use every image.
+        For each part the number of images (int) or the share of all images (float). Shares that sum to 1 use every
+        image.
     seed : int
         Which of the possible splits.
 
@@ -120,7 +122,7 @@ def by_group(images: ImageSet, sizes: Mapping[str, int | float], seed: int) -> d
 
 
 def cut(images: ImageSet, sizes: Mapping[str, int | float], seed: int) -> dict[str, np.ndarray]:
-    "Part -> mask (N,) of its images, by whole groups and class by class; a group counts for the class of its first image."
+    "Part -> mask (N,) of its images, by whole groups and by class; a group counts for the class of its first image."
     wanted = wanted_images(images, sizes)
     counts = np.array(list(images.counts().values()))
     rooms = {name: apportion(round(n), counts) for name, n in wanted.items()}
@@ -161,10 +163,11 @@ def wanted_images(images: ImageSet, sizes: Mapping[str, int | float]) -> dict[st
     wanted = {}
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size < math.inf:
-            raise ConfigError(f"size of part {name} is {size!r}; expected a number of images, or a share between 0 and 1")
+            raise ConfigError(f"size of part {name} is {size!r}; expected a number of images, or a share from 0 to 1")
         wanted[name] = size if isinstance(size, int) else size * len(images)
     if not wanted or sum(wanted.values()) > len(images) + 1e-6:
-        raise ConfigError(f"parts {dict(sizes)} ask for {sum(wanted.values()):.0f} images; {images.name} has {len(images)}")
+        raise ConfigError(f"parts {dict(sizes)} ask for {sum(wanted.values()):.0f} images; "
+                          f"{images.name} has {len(images)}")
     return wanted
 
 
@@ -178,7 +181,7 @@ def apportion(n: int, counts: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/16_data.split.ipynb #b4af87ec
 def by_image(images: ImageSet, sizes: Mapping[str, int | float], seed: int) -> dict[str, ImageSet]:
-    "Parts like those of `by_group` but made of single images, whatever group they are of; each part is marked by a note."
+    "Parts like those of `by_group` but of single images, whatever group they are of; each part is marked by a note."
     chosen = cut(replace(images, groups=images.ids), sizes, seed)
     return {name: replace(images.take(mask), notes=(*images.notes, IMAGE_SPLIT)) for name, mask in chosen.items()}
 
