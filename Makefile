@@ -1,0 +1,38 @@
+# Each target does its own set-up in .venv; `make reproduce` and `make test` are the two that matter.
+PYTHON ?= $(shell for v in 3.12 3.13 3.11; do p=$$(command -v python$$v) && $$p -c '' 2>/dev/null && echo $$p && break; done || true)
+ifeq ($(strip $(PYTHON)),)
+PYTHON := python3
+endif
+BIN := .venv/bin
+DATA_DIR ?=
+PRESET ?= quick
+
+.PHONY: reproduce test lab docs clean
+
+reproduce: .venv/run
+	$(BIN)/medgan-nb reproduce all --preset $(PRESET) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
+
+test: .venv/dev
+	$(BIN)/python -m pytest -q tests
+
+lab: .venv/run
+	$(BIN)/jupyter lab papers
+
+docs:
+	@echo "The site is not built yet; read the notebooks in nbs/ and papers/, or outputs/report/index.html after make reproduce."
+
+clean:
+	rm -rf .venv build *.egg-info _proc _docs .pytest_cache .hypothesis
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v[:2] <= (3, 13) else \
+	  f"Python {v[0]}.{v[1]} found at {sys.executable}; medgan_nb needs 3.11 to 3.13. Name one: make PYTHON=/path/to/python3.12")'
+	$(PYTHON) -m venv .venv
+
+.venv/run: .venv/bin/python settings.ini setup.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+.venv/dev: .venv/bin/python settings.ini setup.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ .venv/run

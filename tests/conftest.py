@@ -1,0 +1,23 @@
+"""What the tests share: one thread a test process, and the folder of real images where there is one."""
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    "Tests keep prepared images and weights in a cache of their own."
+    os.environ["MEDGAN_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def real_data() -> Path:
+    "The folder named by MEDGAN_DATA; tests that need it are skipped by name without it."
+    if not os.environ.get("MEDGAN_DATA"):
+        pytest.skip("MEDGAN_DATA names no folder of real images")
+    return Path(os.environ["MEDGAN_DATA"])
