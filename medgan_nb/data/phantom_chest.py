@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..core import ConfigError, stream
 from .images import ImageSet
-from .phantom_chest_organs import (ANATOMY, DISEASE, HEALTHY, POSE, air_lost, band, bones, cloud, draw, edge,
-                                                 flesh, frame, gas, heart, lungs, opacity, stack, to_segment, vessels)
+from .phantom_chest_organs import (ANATOMY, DISEASE, HEALTHY, POSE, air_lost, band, bones, cloud, draw,
+                                                 edge, flesh, frame, gas, heart, lungs, opacity, stack, to_segment,
+                                                 vessels)
 
 # %% ../../nbs/12_data.phantom_chest.ipynb #e01afc68
 EXPOSURE = dict(

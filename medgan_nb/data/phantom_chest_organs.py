@@ -29,7 +29,8 @@ POSE = dict(
     angle=(-0.07, 0.07), shift_x=(-0.06, 0.06), shift_y=(-0.08, 0.12), zoom=(1.04, 1.32), turn=(-0.07, 0.07),
     breath=(-0.06, 0.06), head=(-0.15, 0.15), arm_right=(-1.3, -0.4), arm_left=(-1.3, -0.4))
 DISEASE = dict(
-    # share of the air lost; very subtle if positive; diffuse if positive, else focal; of a focus: side, height, distance from the middle, radius
+    # share of the air lost; three tenths of it if faint is positive; diffuse if positive, else focal;
+    # of a focus: side, height, distance from the middle, radius, softness and roughness of the edge
     strength=(0.7, 1.0), faint=(-0.8, 0.2), diffuse=(-0.5, 0.5), side=(-0.6, 0.4), level=(0.15, 0.92),
     depth=(0.15, 0.75), radius=(0.36, 0.58), soft=(0.12, 0.35), rough=(0.2, 0.6),
     # a second focus, and air in the bronchi, if positive; how far diffuse haze spreads from the hila
