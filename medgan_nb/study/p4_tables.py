@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER_ROWS', 'OTHERS', 'PAIRS', 'variants', 'labelled', 'predictions', 'right', 'obstacle', 'accuracy_table',
            'other_scores', 'difference_table', 'single_run_table', 'quality_table', 'data_table', 'audit_table',
-           'tables', 'accuracy_bars', 'figures']
+           'tables', 'accuracy_bars', 'figures', 'summary']
 
 # %% ../../nbs/82_study.p4_tables.ipynb #18f39a61
 import numpy as np
@@ -15,8 +15,8 @@ from ..core import read_json
 from ..downstream.scores import scores
 from ..downstream.stats import group_bootstrap, holm, mcnemar, paired_difference, two_proportions, wilson
 from .run import Run
-from .verdict import of_direction, of_value, reference, row
-from ..viz.curves import bars, loss_curves
+from .verdict import markdown, of_direction, of_value, reference, row
+from ..viz.curves import bars
 
 # %% ../../nbs/82_study.p4_tables.ipynb #624ae5a2
 def variants(runs: list[Run]) -> dict[str, list[Run]]:
@@ -197,10 +197,23 @@ def accuracy_bars(runs: list[Run]) -> Figure:
     printed = {(r["where"], r["model"][0]): float(r["accuracy_percent"]) for r in reference("4-table-accuracy")}
     shown = [{"label": r["row"], "value": r["ours"], "low": r["low"], "high": r["high"], "paper": printed.get(("results table", r["row"])),
               "alternative": printed.get(("section IV-B", r["row"]))} for r in kept]
-    return bars(shown, ylabel="test accuracy (%)")
+    test = runs[0].config["data"]["published"]["test"]
+    return bars(shown, "test accuracy (%)", levels={"always pneumonia": 100 * test["PNEUMONIA"] / sum(test.values())})
 
 
 def figures(runs: list[Run]) -> dict[str, Figure]:
     "Figures drawn from several runs, by name; those of a single run lie in its own folder."
-    first = variants(runs).get("", runs)[0]
-    return {"fig2_accuracy": accuracy_bars(runs), "fig3_losses": loss_curves(first.log)}
+    return {"fig2_accuracy": accuracy_bars(runs)}
+
+
+def summary(runs: list[Run]) -> str:
+    "The results table in Markdown, as the README carries it: accuracy of each arm, and its difference from A."
+    apart = {r["row"].removesuffix(" - A"): r for r in difference_table(runs) if r["row"].endswith(" - A")}
+    rows = []
+    for r in accuracy_table(runs):
+        if r["column"] == "accuracy (%)":
+            gain = apart.get(r["row"])
+            rows.append(r | {"interval": f"{r['low']:.1f} to {r['high']:.1f}",
+                             "gain": f"{gain['ours']:+.2f} ({gain['low']:+.1f} to {gain['high']:+.1f})" if gain else ""})
+    return markdown(rows, {"row": "arm", "note": "trained on", "ours": "accuracy (%)", "interval": "95 % interval", "paper": "paper",
+                           "verdict": "verdict", "gain": "points over A", "runs": "seeds"})

@@ -84,6 +84,8 @@ class Study:
         `tables(runs) -> dict[str, list[dict]]`: the paper's tables, ours beside theirs.
     figures : callable
         `figures(runs) -> dict[str, Figure]`: the paper's figures.
+    summary : callable
+        `summary(runs) -> str`: the main table in Markdown, as the README carries it.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Study:
     configure: Callable[[dict], tuple[dict, dict]]
     tables: Callable[[list], dict[str, list[dict]]]
     figures: Callable[[list], dict[str, Figure]]
+    summary: Callable[[list], str]
 
 
 def project_root() -> Path:

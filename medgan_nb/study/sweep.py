@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core import ConfigError, DataError, atomic_write, read_json, read_lines
-from .plan import Study, notebook_path, outputs_folder
+from .plan import Study, notebook_path, outputs_folder, project_root
 from .run import is_done, run_id
 
 # %% ../../nbs/81_study.sweep.ipynb #8497eec9
@@ -101,7 +101,8 @@ def settle(cell: Cell, code: int) -> str:
     "After a run: put its notebook where it belongs and return `done`, or one line on what went wrong."
     running = cell.folder / "running.ipynb"
     if code == 0 and is_done(cell.folder, cell.config):
-        atomic_write(cell.folder / "executed.ipynb", json.dumps(without_paths(read_json(running)), indent=1, ensure_ascii=False))
+        paths = (cell.params.get("data_dir"), cell.params.get("outputs"), project_root(), Path.home())
+        atomic_write(cell.folder / "executed.ipynb", without_paths(running.read_text(encoding="utf-8"), paths))
         running.unlink()
         return "done"
     if running.exists():
@@ -109,16 +110,11 @@ def settle(cell: Cell, code: int) -> str:
     return failure(cell, code)
 
 
-def without_paths(notebook: dict) -> dict:
-    "The executed notebook with papermill's record reduced to file names."
-    record = notebook.get("metadata", {}).get("papermill", {})
-    for key in ("input_path", "output_path"):
-        record[key] = Path(str(record.get(key, ""))).name
-    for kept in (record.get("parameters", {}), record.get("environment_variables", {})):
-        for key in ("data_dir", "outputs"):
-            if kept.get(key):
-                kept[key] = Path(str(kept[key])).name
-    return notebook
+def without_paths(text: str, paths: Iterable[str]) -> str:
+    "The text of a notebook with folders of this machine reduced to their names."
+    for path in sorted({str(path) for path in paths if path}, key=len, reverse=True):
+        text = text.replace(json.dumps(path, ensure_ascii=False)[1:-1], Path(path).name)
+    return text
 
 
 def failure(cell: Cell, code: int) -> str:

@@ -1,0 +1,49 @@
+"""What is published can be traced: its numbers follow from the predictions beside them, and the README says the same."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medgan_nb.downstream.scores import scores
+from medgan_nb.study.papers import STUDIES
+from medgan_nb.study.report import chosen
+from medgan_nb.study.run import config_hash, finished_runs
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "outputs" / "published"
+RUNS = [run for name in STUDIES for run in finished_runs(PUBLISHED, name)]
+
+
+def test_something_is_published():
+    assert len(RUNS) >= 10
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.id)
+def test_numbers_follow_from_predictions(run):
+    assert json.loads((run.folder / "metrics.json").read_text())["hash"] == config_hash(run.config)
+    kept = json.loads((run.folder / "predictions.json").read_text())
+    for result in run.metrics["results"]:
+        if result["table"] == "accuracy" and result["column"] in ("accuracy", "balanced_accuracy", "f1", "auc"):
+            found = scores(np.array(kept["labels"]), np.array(kept["logits"][result["row"]]), tuple(kept["classes"]))
+            assert found[result["column"]] == pytest.approx(result["value"], abs=1e-4)
+    assert not run.config["data"]["simulated"]
+
+
+@pytest.mark.parametrize("name", [name for name in STUDIES if finished_runs(PUBLISHED, name)])
+def test_readme_and_report_say_what_the_runs_say(name):
+    study = STUDIES[name]
+    runs, source = chosen(study, ROOT / "nowhere")
+    assert source == "published"
+    readme = (ROOT / "README.md").read_text()
+    block = readme.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0].strip()
+    assert block == study.summary(runs)
+    for table, rows in study.tables(runs).items():
+        text = (PUBLISHED / name / "report" / f"{table}.csv").read_text()
+        assert len(text.splitlines()) == len(rows) + 1
+
+
+def test_no_weights_and_nothing_large():
+    files = [p for p in PUBLISHED.rglob("*") if p.is_file()]
+    assert {p.suffix for p in files} <= {".json", ".jsonl", ".csv", ".png", ".md"}
+    assert max(p.stat().st_size for p in files) < 1_000_000
