@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIDE', 'DARK', 'HASH_BITS', 'SSIM', 'trim', 'thumbnail', 'thumbnails', 'perceptual_hash', 'near_pairs', 'window_mean',
-           'ssim_of_pairs', 'Pairs', 'similar_pairs', 'duplicate_groups', 'merge_groups', 'across_classes']
+           'ssim_of_pairs', 'Pairs', 'similar_pairs', 'duplicate_groups', 'strip', 'merge_groups', 'across_classes']
 
 # %% ../../nbs/17_data.duplicates.ipynb #29a6dab2
 from collections.abc import Iterable, Sequence
@@ -155,6 +155,15 @@ def duplicate_groups(images: ImageSet | np.ndarray, hash_bits: int = HASH_BITS, 
     return similar_pairs(images, hash_bits).groups(hash_bits, ssim)
 
 # %% ../../nbs/17_data.duplicates.ipynb #196619ef
+def strip(thumbs: np.ndarray, pairs: Pairs, low: float, high: float, n: int = 8) -> np.ndarray:
+    "Up to `n` pairs, evenly from those with an SSIM from `low` to `high`, as a picture (256, n * 128): j below i."
+    order = np.argsort(pairs.ssim)
+    order = order[(pairs.ssim[order] >= low) & (pairs.ssim[order] <= high)]
+    order = order[np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int)]
+    columns = [np.concatenate([thumbs[pairs.i[k]], thumbs[pairs.j[k]]]) for k in order]
+    return np.concatenate(columns, 1) if columns else np.zeros((2 * SIDE, 0), np.uint8)
+
+
 def merge_groups(images: ImageSet, found: Sequence[np.ndarray]) -> ImageSet:
     """The same images with the groups that near copies stand in joined; groups known before stay together.
 
