@@ -13,7 +13,7 @@ reproduce: .venv/run
 	$(BIN)/medgan-nb reproduce all --preset $(PRESET) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 test: .venv/dev
-	$(BIN)/python -m pytest -q tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup tests
 
 lab: .venv/run
 	$(BIN)/jupyter lab papers

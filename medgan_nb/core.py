@@ -209,8 +209,11 @@ def safe_name(name: str, what: str = "name") -> str:
 
 def inside(root: Path | str, path: Path | str) -> Path:
     "`root / path`, resolved; refuses a result outside `root` (through `..`, an absolute path or a link)."
-    root = Path(root).resolve()
-    full = (root / path).resolve()
+    try:
+        root = Path(root).resolve()
+        full = (root / path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL
+        raise DataError(f"{path!r}: no path ({error}); refused") from None
     if full != root and root not in full.parents:
         raise DataError(f"{path}: leads outside {root}; refused")
     return full

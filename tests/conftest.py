@@ -9,6 +9,14 @@ os.environ.setdefault("MPLBACKEND", "agg")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+FIRST = ("test_study", "test_resume", "test_notebooks")
+
+
+def pytest_collection_modifyitems(items):
+    "Long tests first, so that the workers end together; tests that share a costly run stay on one worker."
+    items.sort(key=lambda item: FIRST.index(item.module.__name__) if item.module.__name__ in FIRST else len(FIRST))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
     "Tests keep prepared images and weights in a cache of their own."

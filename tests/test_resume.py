@@ -71,6 +71,7 @@ def same(weights: dict, others: dict) -> bool:
     return set(weights) == set(others) and all((weights[k] == others[k]).all() for k in weights)
 
 
+@pytest.mark.xdist_group("resume")
 @pytest.mark.parametrize("where", ["before-sync", "half-written", "before-rename"])
 @pytest.mark.parametrize("count", [3, 8])
 def test_killed_while_writing_a_checkpoint(tmp_path, undisturbed, where, count):
@@ -80,6 +81,7 @@ def test_killed_while_writing_a_checkpoint(tmp_path, undisturbed, where, count):
     assert same(finish(tmp_path), undisturbed[0])
 
 
+@pytest.mark.xdist_group("resume")
 def test_killed_at_random_moments(tmp_path, undisturbed):
     "One training killed again and again, at moments drawn from a fixed seed, until it has ended by itself."
     moments, kills = random.Random(0), 0

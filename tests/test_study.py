@@ -44,6 +44,7 @@ def conditional(tmp_path_factory):
     return folder, papermill(folder, "dataset_size", "100", "model", "cgan")
 
 
+@pytest.mark.xdist_group("study")
 def test_papermill_from_any_folder(conditional):
     folder, done = conditional
     assert done.returncode == 0, done.stderr
@@ -62,6 +63,7 @@ def test_papermill_from_any_folder(conditional):
     assert len(list((run / "synthetic").glob("*.png"))) == 40
 
 
+@pytest.mark.xdist_group("study")
 def test_the_same_question_is_found_not_run_again(conditional):
     folder, _ = conditional
     run, = runs(folder)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAPER_ROWS', 'OTHERS', 'PAIRS', 'variants', 'labelled', 'predictions', 'right', 'obstacle', 'accuracy_table',
            'other_scores', 'difference_table', 'single_run_table', 'quality_table', 'data_table', 'audit_table',
-           'tables', 'accuracy_bars', 'figures', 'summary']
+           'tables', 'accuracy_bars', 'figures', 'reading', 'summary']
 
 # %% ../../nbs/82_study.p4_tables.ipynb #18f39a61
 import numpy as np
@@ -84,7 +84,7 @@ def other_scores(found: dict, arm: str) -> dict[str, float]:
 
 # %% ../../nbs/82_study.p4_tables.ipynb #cdd5fcf9
 PAIRS = (("B", "A"), ("B_steps", "A"), ("B", "A_steps"), ("A_weights", "A"), ("A_oversample", "A"), ("A_classic", "A"),
-         ("A_noise", "A"), ("B", "A_weights"), ("B", "A_oversample"), ("B", "A_classic"), ("B", "A_noise"))
+         ("A_noise", "A"), ("A_steps", "A"), ("B", "A_weights"), ("B", "A_oversample"), ("B", "A_classic"), ("B", "A_noise"))
 
 
 def difference_table(runs: list[Run]) -> list[dict]:
@@ -205,9 +205,34 @@ def figures(runs: list[Run]) -> dict[str, Figure]:
     "Figures drawn from several runs, by name; those of a single run lie in its own folder."
     return {"fig2_accuracy": accuracy_bars(runs)}
 
+# %% ../../nbs/82_study.p4_tables.ipynb #4ab4c358
+def reading(runs: list[Run]) -> str:
+    "What finished runs say about the claim, as a paragraph."
+    same = variants(runs).get("", [])
+    if not same:
+        return "No finished run of the study's own setting."
+    found = predictions(same)
+    apart = {r["row"]: r for r in difference_table(runs)}
+    gain = lambda name: f"{apart[name]['ours']:+.1f} points ({apart[name]['low']:+.1f} to {apart[name]['high']:+.1f})"
+    each = right(found, "A").mean(1), right(found, "B").mean(1)
+    p_values = [mcnemar(a, b)[2] for a, b in zip(right(found, "A"), right(found, "B"))]
+    words = [f"Over {len(same)} seeds synthetic normals change accuracy by {gain('B - A')}: {apart['B - A']['verdict']}.",
+             f"{int((each[1] > each[0]).sum())} of the {len(same)} single runs show a gain, and {sum(p < 0.05 for p in p_values)} of them differ "
+             f"significantly by McNemar's test, in either direction: one run proves nothing here."]
+    if len(same) > 1:
+        words.append(f"Training A again with another seed moves its accuracy by {100 * each[0].std(ddof=1):.1f} points (standard deviation).")
+    if "A_oversample - A" in apart:
+        words.append(f"The rivals that need no GAN: class weights {gain('A_weights - A')}, plain copies of the normals {gain('A_oversample - A')}, "
+                     f"flips and rotations {gain('A_classic - A')}, noise {gain('A_noise - A')}, longer training {gain('A_steps - A')}. "
+                     f"With A's number of steps the synthetic films give {gain('B_steps - A')}; against plain copies B stands at "
+                     f"{gain('B - A_oversample')}.")
+    longer = [name for name in apart if name.startswith("B - A [gan_epochs=")]
+    words += [f"A GAN trained longer ({name.split('[')[1][:-1]}, one seed): {gain(name)}." for name in longer]
+    return " ".join(words)
+
 
 def summary(runs: list[Run]) -> str:
-    "The results table in Markdown, as the README carries it: accuracy of each arm, and its difference from A."
+    "The results in Markdown, as the README carries them: accuracy of each arm, its difference from A, and what that says."
     apart = {r["row"].removesuffix(" - A"): r for r in difference_table(runs) if r["row"].endswith(" - A")}
     rows = []
     for r in accuracy_table(runs):
@@ -215,5 +240,6 @@ def summary(runs: list[Run]) -> str:
             gain = apart.get(r["row"])
             rows.append(r | {"interval": f"{r['low']:.1f} to {r['high']:.1f}",
                              "gain": f"{gain['ours']:+.2f} ({gain['low']:+.1f} to {gain['high']:+.1f})" if gain else ""})
-    return markdown(rows, {"row": "arm", "note": "trained on", "ours": "accuracy (%)", "interval": "95 % interval", "paper": "paper",
-                           "verdict": "verdict", "gain": "points over A", "runs": "seeds"})
+    heads = {"row": "arm", "note": "trained on", "ours": "accuracy (%)", "interval": "95 % interval", "paper": "paper", "verdict": "verdict",
+             "gain": "points over A", "runs": "seeds"}
+    return f"{markdown(rows, heads)}\n\n{reading(runs)}"
