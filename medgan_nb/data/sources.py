@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'Source', 'load', 'simulated', 'needed', 'Finding', 'check', 'check_source', 'damage', 'miscounts',
-           'conflicts', 'Audit', 'audit', 'listing']
+           'conflicts', 'Audit', 'audit', 'near_copies', 'listing']
 
 # %% ../../nbs/19_data.sources.ipynb #0d8fe045
 from collections.abc import Callable
@@ -15,9 +15,10 @@ import numpy as np
 import torch
 
 from ..core import ConfigError, MedganError, choose
-from . import chest_xray, folder, phantom_chest
+from . import busi, chest_xray, folder, phantom_chest
 from .cache import cached
-from .files import read_all, read_image
+from .duplicates import across_classes
+from .files import read_all, read_image, read_mask
 from .images import ImageSet
 from .prepare import check_settings
 from .prepare import equalize as equalized
@@ -43,6 +44,12 @@ class Source:
         Whether a folder looks like a copy of this set.
     counts : dict or None
         Published number of images of each class, by part.
+    masks : callable
+        Data folder -> the mask files.
+    conflicts : tuple of tuple of str
+        Ids of one picture under two classes in the set as published.
+    near_copies : str
+        For a set whose groups are near copies, what others have counted.
     """
 
     name: str
@@ -55,6 +62,9 @@ class Source:
     files: Callable[[Path], dict[tuple[str, str], list[Path]]] | None = None
     belongs: Callable[[Path], bool] = lambda data_dir: False
     counts: dict[str, dict[str, int]] | None = None
+    masks: Callable[[Path], list[Path]] = lambda data_dir: []
+    conflicts: tuple[tuple[str, ...], ...] = ()
+    near_copies: str = ""
 
     @property
     def simulated(self) -> bool:
@@ -71,6 +81,12 @@ SOURCES = {source.name: source for source in (
            "then give its folder as data_dir",
            chest_xray.LAYOUT, read=chest_xray.load, files=chest_xray.films, belongs=chest_xray.belongs,
            counts={part: dict(zip(chest_xray.CLASSES, counts)) for part, counts in chest_xray.PUBLISHED.items()}),
+    Source("busi", "breast ultrasound images (BUSI), Al-Dhabyani et al. 2020", busi.LICENCE,
+           "https://doi.org/10.1016/j.dib.2019.104863",
+           "download and unpack kaggle.com/datasets/aryashah2k/breast-ultrasound-images-dataset, "
+           "then give its folder as data_dir",
+           busi.LAYOUT, read=busi.load, files=busi.images_in, belongs=busi.belongs, counts={"all": busi.PUBLISHED},
+           masks=busi.masks_in, conflicts=busi.CONFLICTS, near_copies=busi.NEAR_COPIES),
     Source("folder", "your own images", "not stated", "",
            "put the images of each class into a folder of its own, then give the folder that holds these as data_dir",
            folder.LAYOUT, read=folder.load, files=folder.images_in),
@@ -107,7 +123,7 @@ def load(name: str, data_dir: Path | str | None = None, size: int = 64, fit: str
         options = {"size": size, "equalize": equalize, "seed": seed}
         return cached(name, [], options, lambda: simulated(source, **options))
     where, options = needed(source, data_dir), {"size": size, "fit": fit, "equalize": equalize}
-    paths = [path for found in source.files(where).values() for path in found]
+    paths = [path for found in source.files(where).values() for path in found] + source.masks(where)
     paths += [path for path in (where / "groups.csv",) if path.exists()]
     return cached(name, paths, options, lambda: source.read(where, **options))
 
@@ -158,15 +174,16 @@ def check_source(source: Source, data_dir: Path) -> list[Finding]:
         images = source.read(data_dir, size=64)
     except MedganError as error:
         damaged = read_all([path for paths in files.values() for path in paths], damage, title="looking for damage")
+        damaged += read_all(source.masks(data_dir), lambda path: damage(path, read_mask), title="looking for damage")
         return [fault(what) for what in damaged if what] or [fault(str(error))]
     counted = [fault(what) for what in miscounts(source, files)]
-    return [*counted, *(fault(what) for what in conflicts(images)), Finding(source.name, False, f"{images}")]
+    return [*counted, *conflicts(source, images), Finding(source.name, False, f"{images}")]
 
 
-def damage(path: Path) -> str:
+def damage(path: Path, read: Callable[[Path], np.ndarray] = read_image) -> str:
     "Why a file cannot be read, or nothing."
     try:
-        read_image(path)
+        read(path)
     except MedganError as error:
         return str(error)
     return ""
@@ -179,11 +196,15 @@ def miscounts(source: Source, files: dict[tuple[str, str], list[Path]]) -> list[
             for (part, name), n in wanted.items() if len(files.get((part, name), ())) != n]
 
 
-def conflicts(images: ImageSet) -> list[str]:
-    "Exact copies under two classes, and groups or copies in two parts."
-    twofold = [images.ids[found] for found in duplicates(images) if len(set(images.labels[found])) > 1]
+def conflicts(source: Source, images: ImageSet) -> list[Finding]:
+    "Exact copies under two classes, a fault unless published so, and groups or copies in two parts."
+    found = []
+    for ids in across_classes(images, duplicates(images)):
+        known = ids in source.conflicts
+        what = f"one picture under two classes: {', '.join(ids)}{' (as published)' if known else ''}"
+        found.append(Finding(source.name, not known, what))
     parts = {} if images.parts is None else {name: images.of_part(name) for name in dict.fromkeys(images.parts)}
-    return [f"one picture under two classes: {', '.join(ids)}" for ids in twofold] + list(map(str, leaks(**parts)))
+    return found + [Finding(source.name, True, str(leak)) for leak in leaks(**parts)]
 
 # %% ../../nbs/19_data.sources.ipynb #a5fa21c1
 @dataclass(frozen=True)
@@ -202,6 +223,12 @@ class Audit:
         Number of pairs of exact copies.
     conflicts : list of str
         Copies under two classes, and groups or copies in two parts.
+    near_copies : list of tuple of str
+        The ids of each group of near copies, for a set whose groups are such; those of two classes first.
+    near_across : int
+        How many of these groups are of two classes.
+    near_published : str
+        What others have counted.
     notes : tuple of str
         The notes of the set.
     """
@@ -211,12 +238,16 @@ class Audit:
     copies: list[tuple[str, ...]]
     pairs: int
     conflicts: list[str]
+    near_copies: list[tuple[str, ...]]
+    near_across: int
+    near_published: str
     notes: tuple[str, ...]
 
 
 def audit(name: str, data_dir: Path | str | None = None) -> Audit:
-    "Counts beside the published ones, groups, and exact copies at 64 pixels."
-    images, published, rows = load(name, data_dir), SOURCES[name].counts or {}, []
+    "Counts beside the published ones, groups, exact copies at 64 pixels, and near copies where the groups are such."
+    images, source, rows = load(name, data_dir), SOURCES[name], []
+    published = source.counts or {}
     parts = np.full(len(images), "all") if images.parts is None else images.parts
     for part in dict.fromkeys(parts):
         for label, title in enumerate(images.classes):
@@ -225,7 +256,17 @@ def audit(name: str, data_dir: Path | str | None = None) -> Audit:
                          "published": published.get(part, {}).get(title), "groups": len(set(images.groups[here]))})
     copies = [tuple(map(str, images.ids[found])) for found in duplicates(images)]
     pairs = sum(len(found) * (len(found) - 1) // 2 for found in copies)
-    return Audit(name, rows, copies, pairs, conflicts(images), images.notes)
+    near, across = near_copies(images) if source.near_copies else ([], 0)
+    return Audit(name, rows, copies, pairs, [finding.what for finding in conflicts(source, images)], near, across,
+                 source.near_copies, images.notes)
+
+
+def near_copies(images: ImageSet) -> tuple[list[tuple[str, ...]], int]:
+    "The ids of each group of two or more images, those of two classes first, and how many of two classes there are."
+    members = [np.flatnonzero(images.groups == group) for group in dict.fromkeys(images.groups)]
+    several = [at for at in members if len(at) > 1]
+    several.sort(key=lambda at: len(set(images.labels[at])) == 1)
+    return [tuple(map(str, images.ids[at])) for at in several], len(across_classes(images, several))
 
 
 def listing(data_dir: Path | str | None = None) -> list[dict]:
