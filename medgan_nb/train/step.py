@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..augment import Augment
 from ..core import TrainingError, pick_device, pick_precision, seed_all
 from .recipe import Recipe
 
@@ -27,7 +28,8 @@ class State:
     G_ema: nn.Module
     opt_G: torch.optim.Optimizer
     opt_D: torch.optim.Optimizer
-    augment: nn.Module
+    augment: Augment
+    memory: nn.ModuleDict
     device: torch.device
     dtype: torch.dtype
     step: int = 0
@@ -61,13 +63,14 @@ def start(recipe: Recipe, seed: int, device: str | torch.device = "cpu", precisi
     with torch.random.fork_rng(devices=[]):
         seed_all(seed, "weights")
         G, D = recipe.G(), recipe.D()
-        augment = recipe.augment() if recipe.augment else nn.Identity()
+        augment = recipe.augment() if recipe.augment else Augment()
+        memory = nn.ModuleDict({p.name: p.memory() for p in recipe.penalties if p.memory})
     place = lambda module: module.to(device=device, memory_format=torch.channels_last).train()
     G, D, augment = place(G), place(D), augment.to(device)
     adam = lambda network, lr: torch.optim.Adam(network.parameters(), lr=lr, betas=recipe.betas, fused=True)
     G_ema = G if recipe.ema_kimg is None else copy.deepcopy(G).requires_grad_(False)
-    return State(recipe, G, D, G_ema, adam(G, recipe.lr_g), adam(D, recipe.lr_d), augment, device,
-                 pick_precision(precision, device))
+    return State(recipe, G, D, G_ema, adam(G, recipe.lr_g), adam(D, recipe.lr_d), augment,
+                 memory.to(device), device, pick_precision(precision, device))
 
 # %% ../../nbs/51_train.step.ipynb #08c461b7
 def draw(state: State, n: int) -> tuple[Tensor, Tensor | None]:
@@ -85,9 +88,10 @@ def generate(state: State, n: int) -> tuple[Tensor, Tensor | None]:
 
 
 def judge(state: State, images: Tensor, y: Tensor | None) -> Tensor:
-    "Logits of D on augmented images, in fp32."
+    "Logits of D on augmented images, in fp32; the augmentation is never rounded to bf16."
+    images = state.augment(images)
     with state.autocast():
-        return state.D(state.augment(images), y).float()
+        return state.D(images, y).float()
 
 # %% ../../nbs/51_train.step.ipynb #a820fb74
 def d_step(state: State, x_real: Tensor, y_real: Tensor | None, x_fake: Tensor, y_fake: Tensor | None) -> dict[str, Tensor]:
@@ -98,7 +102,7 @@ def d_step(state: State, x_real: Tensor, y_real: Tensor | None, x_fake: Tensor, 
     terms = penalties(state, "D", x_real, x_fake.detach(), y_real)
     finish(state, state.opt_D, loss, terms, "discriminator")
     return {"d_loss": loss.detach(), "d_real": real.detach().sigmoid().mean(), "d_fake": fake.detach().sigmoid().mean(),
-            **{k: v.detach() for k, v in terms.items()}}
+            **{k: v.detach() for k, v in terms.items()}, **state.augment.update(real.detach())}
 
 
 def g_step(state: State, x_real: Tensor, x_fake: Tensor, y_fake: Tensor | None) -> dict[str, Tensor]:
@@ -140,10 +144,12 @@ def finish(state: State, optimiser: torch.optim.Optimizer, loss: Tensor, terms: 
 
 
 def average(state: State) -> None:
-    "Move `G_ema` towards G with the recipe's half-life; batch-norm statistics are copied."
+    "Move `G_ema` towards G with the recipe's half-life; buffers, such as batch-norm statistics, are copied."
     if state.G_ema is state.G:
         return
-    beta = 0.5 ** (state.recipe.batch * state.recipe.n_critic / (1000 * state.recipe.ema_kimg))
+    recipe, images = state.recipe, state.recipe.batch * state.recipe.n_critic
+    half_life = recipe.ema_kimg if recipe.ema_ramp is None else min(recipe.ema_kimg, recipe.ema_ramp * (state.kimg + images / 1000))
+    beta = 0.5 ** (images / (1000 * half_life))
     with torch.no_grad():
         torch._foreach_lerp_(list(state.G_ema.parameters()), list(state.G.parameters()), 1 - beta)
         for kept, new in zip(state.G_ema.buffers(), state.G.buffers()):
