@@ -141,8 +141,10 @@ def kept(run: Run, trained: Trained, images: Tensor, y: Tensor | None) -> np.nda
     "Which of the drawn images stay, by the run's filter; in the order they were drawn."
     rule = run.settings["filter"]
     if rule == "d_score":
+        device = next(trained.D.parameters()).device
         with torch.inference_mode():
-            score = torch.cat([trained.D(x, None if y is None else y[:len(x)]) for x in images.split(256)]).numpy()
+            score = torch.cat([trained.D(x.to(device), None if y is None else y[:len(x)].to(device)).float().cpu()
+                               for x in images.split(256)]).numpy()
         return np.flatnonzero(score >= np.quantile(score, 0.1))
     if rule == "nn":
         real = run.data["train"].of_class(MINORITY).batch().cpu()

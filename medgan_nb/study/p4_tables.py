@@ -226,8 +226,12 @@ def reading(runs: list[Run]) -> str:
                      f"flips and rotations {gain('A_classic - A')}, noise {gain('A_noise - A')}, longer training {gain('A_steps - A')}. "
                      f"With A's number of steps the synthetic films give {gain('B_steps - A')}; against plain copies B stands at "
                      f"{gain('B - A_oversample')}.")
-    longer = [name for name in apart if name.startswith("B - A [gan_epochs=")]
-    words += [f"A GAN trained longer ({name.split('[')[1][:-1]}, one seed): {gain(name)}." for name in longer]
+    copied = {r["row"].partition(" [")[2]: r for r in quality_table(runs) if r["column"] == "called copies (%)"}
+    words += [f"Of the synthetic films {r['ours']:.1f} % are called copies, of fresh real films {r['floor']:.0f} % would be." for label, r in copied.items()
+              if not label]
+    for name in (n for n in apart if n.startswith("B - A [gan_epochs=")):
+        label = name.partition(" [")[2]
+        words.append(f"A GAN trained longer ({label[:-1]}, {apart[name]['runs']} seed): {gain(name)}; {copied[label]['ours']:.1f} % called copies.")
     return " ".join(words)
 
 
