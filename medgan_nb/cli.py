@@ -144,7 +144,10 @@ def data_audit(name: Annotated[str, typer.Argument(help="Name of the set; see da
         print(f"{row['part']:8} {row['class']:12} {row['images']:7} {published:>9} {row['groups']:7}")
     print(f"exact copies: {sum(map(len, found.copies))} images in {len(found.copies)} sets, {found.pairs} pairs; "
           f"{len(found.conflicts)} conflicts (two classes or two parts)")
-    for line in (*found.conflicts, *(" = ".join(ids) for ids in found.copies), *found.notes):
+    if found.near_copies:
+        print(f"near copies: {sum(map(len, found.near_copies))} images in {len(found.near_copies)} groups, {found.near_across} of two classes; "
+              f"published: {found.near_published}")
+    for line in (*found.conflicts, *(" ~ ".join(ids) for ids in found.near_copies), *(" = ".join(ids) for ids in found.copies), *found.notes):
         print(f"  {line}")
 
 # %% ../nbs/90_cli.ipynb #a9a7ddb6
@@ -163,3 +166,4 @@ def doctor(outputs: Outputs = "", data_dir: DataDir = "") -> None:
         print(f"{what:14} {path}: {shutil.disk_usage(there).free / 1e9:.1f} GB free")
     print(f"{'FID weights':14} {'present' if inception_available() else 'absent: distances are FD(study), not FID; fetched at first use where there is a network'}")
     print_sets(data_dir)
+    print("Without a study's real images it runs on simulated ones, and nothing is set against the paper's numbers.")
