@@ -288,4 +288,4 @@ def layers(run: Run) -> list[tuple[str, str, tuple[int, ...], int]]:
 STUDY = Study("p4", "DCGAN tops up normal chest films", "p4_dcgan_chest_xray",
               "Adding 2,000 synthetic normal films to the training set raises test accuracy from 71.31 % to 74.68 %.",
               PARAMETERS, PRESETS, ("dcgan", "cgan"), "chest_xray", "simulated_chest", grid, configure, p4_tables.tables, p4_tables.figures,
-              p4_tables.summary)
+              p4_tables.summary, p4_tables.reading)

@@ -86,6 +86,8 @@ class Study:
         `figures(runs) -> dict[str, Figure]`: the paper's figures.
     summary : callable
         `summary(runs) -> str`: the main table in Markdown, as the README carries it.
+    reading : callable
+        `reading(runs) -> str`: what the runs say about the claim, a paragraph whose numbers come from the tables.
     """
 
     name: str
@@ -102,6 +104,7 @@ class Study:
     tables: Callable[[list], dict[str, list[dict]]]
     figures: Callable[[list], dict[str, Figure]]
     summary: Callable[[list], str]
+    reading: Callable[[list], str]
 
 
 def project_root() -> Path:

@@ -122,7 +122,7 @@ def section(study: Study, runs: list[Run], source: str, tables: dict[str, list[d
             f"{config['data']['name']}{' (simulated images)' if config['data']['simulated'] else ''}")
     verdicts = [row for rows in tables.values() for row in rows if row["verdict"] != "no reference"]
     parts = [f"<section id={escape(study.name)}><h2>{escape(study.name)}: {escape(study.title)}</h2>",
-             f"<p class=claim>{escape(study.claim)}</p><p class=muted>{escape(what)}</p>",
+             f"<p class=claim>{escape(study.claim)}</p><p>{escape(study.reading(runs))}</p><p class=muted>{escape(what)}</p>",
              "<h3>Verdicts</h3>", html_table(verdicts)]
     for name, rows in tables.items():
         parts.append(f"<h3>{escape(name.replace('_', ' '))}</h3>{html_table(rows)}")
