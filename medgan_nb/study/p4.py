@@ -62,7 +62,7 @@ def grid(preset: str) -> list[dict]:
 # %% ../../nbs/82_study.p4.ipynb #75e2999b
 SYSTEM = ({"films": "training films", "G": "generator G", "D": "discriminator D", "synthetic": "synthetic normals", "A": "classifier A",
            "B": "classifier B", "test": "test films"},
-          [("films", "D", "real normals"), ("G", "D", "fakes"), ("D", "G", "gradient"), ("G", "synthetic", "2,000"), ("films", "A", "real"),
+          [("films", "D", "real normals"), ("G", "D", "fakes"), ("D", "G", "gradient"), ("G", "synthetic", "samples"), ("films", "A", "real"),
            ("films", "B", "real"), ("synthetic", "B", "added"), ("A", "test", "accuracy"), ("B", "test", "accuracy")])
 
 # %% ../../nbs/82_study.p4.ipynb #bad8f57a
