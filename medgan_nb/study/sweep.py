@@ -93,6 +93,7 @@ def command(cell: Cell) -> list[str]:
 def launch(cell: Cell, threads: int) -> subprocess.Popen:
     "Start a run in the background, with its share of the cores and a heap that is kept."
     cell.folder.mkdir(parents=True, exist_ok=True)
+    (cell.folder / "progress.json").unlink(missing_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "MEDGAN_KEEP_HEAP": "1"}
     with open(cell.folder / "papermill.log", "w", encoding="utf-8") as log:
         return subprocess.Popen(command(cell), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)
@@ -207,4 +208,4 @@ def where(folder: Path) -> str:
         return found["phase"]
     now, total = log[-1], found["kimg"]
     rate = 1000 * now["kimg"] / max(now["seconds"], 1e-9)
-    return f"{found['phase']}: {now['kimg']:.1f} of {total:.1f} kimg, {rate:.0f} images/s, {1000 * (total - now['kimg']) / rate:.0f} s left"
+    return f"{found['phase']}: {now['kimg']:.1f} of {total:.1f} kimg, {rate:.0f} images/s, {max(0, 1000 * (total - now['kimg']) / rate):.0f} s left"
