@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core import ConfigError, DataError, as_images
 
 # %% ../../nbs/64_metrics.similarity.ipynb #c170df46
-def each_pair(score: Callable[[Tensor, Tensor], Tensor], a, b, batch: int = 16) -> np.ndarray:
+def each_pair(score: Callable[[Tensor, Tensor], Tensor], a, b, batch: int = 64) -> np.ndarray:
     "The score of each pair (N,), from a function of two checked batches (n, H, W), float32."
     if np.shape(a) != np.shape(b):
         raise DataError(f"a is {tuple(np.shape(a))} and b is {tuple(np.shape(b))}; "
@@ -81,7 +81,7 @@ def ssim(a, b, batch: int = 16) -> np.ndarray:
     a, b : array or Tensor (N, 1, H, W)
         Images in [-1, 1], H and W at least 11.
     batch : int
-        Pairs compared at a time; changes speed only.
+        Pairs filtered at a time; changes speed only.
 
     Returns
     -------
@@ -93,12 +93,15 @@ def ssim(a, b, batch: int = 16) -> np.ndarray:
     DataError
         If the shapes differ, the images are under 11 pixels, or values are not finite or outside [-1, 1].
     """
-    return each_pair(ssim_of_images, a, b, batch)
+    def score(x: Tensor, y: Tensor) -> Tensor:
+        check_window(x)
+        return torch.cat([ssim_of_images(*pair) for pair in zip(x.split(batch), y.split(batch))])
+
+    return each_pair(score, a, b)
 
 
 def ssim_of_images(x: Tensor, y: Tensor) -> Tensor:
     "SSIM of each pair of images (n, H, W)."
-    check_window(x)
     x, y = (v[None].contiguous(memory_format=torch.channels_last) for v in (x, y))
     means = [local_mean(v) for v in (x, y, x.square().addcmul_(y, y), (x - y).square_())]
     return ssim_of_means(*means)[0]
