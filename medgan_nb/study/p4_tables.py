@@ -224,8 +224,8 @@ def reading(runs: list[Run]) -> str:
     each = right(found, "A").mean(1), right(found, "B").mean(1)
     p_values = [mcnemar(a, b)[2] for a, b in zip(right(found, "A"), right(found, "B"))]
     words = [f"Over {len(same)} seeds synthetic normals change accuracy by {gain('B - A')}: {apart['B - A']['verdict']}.",
-             f"{int((each[1] > each[0]).sum())} of the {len(same)} single runs show a gain, and {sum(p < 0.05 for p in p_values)} of them differ "
-             f"significantly by McNemar's test, in either direction: one run proves nothing here."]
+             f"{int((each[1] > each[0]).sum())} of the {len(same)} single runs show a gain; in {sum(p < 0.05 for p in p_values)} of the "
+             f"{len(same)} the two classifiers differ significantly by McNemar's test, in one direction or the other. One run proves nothing here."]
     if len(same) > 1:
         words.append(f"Training A again with another seed moves its accuracy by {100 * each[0].std(ddof=1):.1f} points (standard deviation).")
     if "A_oversample - A" in apart:
@@ -244,7 +244,7 @@ def reading(runs: list[Run]) -> str:
 
 def summary(runs: list[Run]) -> str:
     "The results table in Markdown, as the README carries it: accuracy of each arm, and its difference from A."
-    apart = {r["row"].removesuffix(" - A"): r for r in difference_table(runs) if r["row"].endswith(" - A")}
+    apart = {r["row"].replace(" - A", ""): r for r in difference_table(runs) if r["row"].partition(" [")[0].endswith(" - A")}
     rows = []
     for r in accuracy_table(runs):
         if r["column"] == "accuracy (%)":
