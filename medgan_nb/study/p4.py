@@ -55,7 +55,7 @@ MINORITY = "NORMAL"
 
 def grid(preset: str) -> list[dict]:
     "The runs of a preset: seeds, and for `paper` one more training of 200 epochs."
-    seeds = {"smoke": 1, "quick": 3, "short": 3, "paper": 10}[choose(preset, list(PRESETS), "preset")]
+    seeds = {"smoke": 1, "quick": 2, "short": 3, "paper": 10}[choose(preset, list(PRESETS), "preset")]
     runs = [{"seed": seed} for seed in range(seeds)]
     return [{"seed": 0, "gan_epochs": 200, "arms": "paper"}] + runs if preset == "paper" else runs
 
