@@ -4,9 +4,9 @@
     python benchmarks/metrics.py --parts ssim,kid --json metrics.json
     OMP_NUM_THREADS=1 python benchmarks/metrics.py --threads 1 --cpu      on a machine that does other things too
 
-A row is printed for each comparison: seconds of the peer and of ours (medians), the ratio (median, smallest and largest over
-the rounds) and the largest difference between the two results, which must stay below a stated bound. Peers that are not
-installed are named and skipped: torch-fidelity (kid), prdc (prdc).
+A row is printed for each comparison: seconds of the peer and of ours (medians), the ratio (median, smallest and
+largest over the rounds) and the largest difference between the two results, which must stay below a stated bound. Peers
+that are not installed are named and skipped: torch-fidelity (kid), prdc (prdc).
 """
 import argparse
 import contextlib
@@ -66,7 +66,7 @@ def simulated_features(count, seed, dim=2048):
 
 
 def frechet(rounds):
-    "Against the square root of the product of the covariances, as pytorch-fid computes it: from features, and from moments."
+    "Against the square root of the product of covariances, as in pytorch-fid: from features, and from moments."
     from scipy.linalg import sqrtm
 
     def moments(x):
@@ -95,15 +95,16 @@ def similarity(rounds):
     x = gaussian_filter(np.random.default_rng(0).random((128, 1, 256, 256)), (0, 0, 3, 3)) * 6 - 3
     a = np.clip(x, -1, 1).astype(np.float32)
     b = np.clip(0.7 * np.roll(x, 1, 0) + 0.1, -1, 1).astype(np.float32)
-    one = lambda p, q: structural_similarity(p[0], q[0], gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2)
+    options = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2)
+    one = lambda p, q: structural_similarity(p[0], q[0], **options)
     apart = lambda p, q: np.abs(p - q).max()
     ssim(a, b)
     rows = [compare("SSIM, 128 pairs of 256 x 256 / scikit-image", lambda: np.array([one(p, q) for p, q in zip(a, b)]),
                     lambda: ssim(a, b), apart, 1e-6, rounds)]
     chosen = random_pairs(128, 256, seed=0).T.tolist()
-    rows.append(compare("SSIM, 256 pairs within a set / scikit-image", lambda: np.mean([one(a[i], a[j]) for i, j in chosen]),
-                        lambda: pair_ssim(a, 256, seed=0), apart, 1e-6, rounds))
-    return rows
+    peer = lambda: np.mean([one(a[i], a[j]) for i, j in chosen])
+    return rows + [compare("SSIM, 256 pairs within a set / scikit-image", peer, lambda: pair_ssim(a, 256, seed=0),
+                           apart, 1e-6, rounds)]
 
 
 def kid(rounds):
@@ -158,8 +159,8 @@ def features(rounds):
                     lambda p, q: (p - q).norm() / p.norm(), 1e-4, rounds)]
 
 
-PARTS = {"frechet": (frechet, None), "ssim": (similarity, None), "kid": (kid, "torch_fidelity"), "prdc": (coverage, "prdc"),
-         "inception": (features, None)}
+PARTS = {"frechet": (frechet, None), "ssim": (similarity, None), "inception": (features, None),
+         "kid": (kid, "torch_fidelity"), "prdc": (coverage, "prdc")}
 
 
 def main():
@@ -187,8 +188,9 @@ def main():
             continue
         rows += measure(options.rounds)
     if options.json:
-        options.json.write_text(json.dumps({"torch": torch.__version__, "numpy": np.__version__, "threads": options.threads,
-                                            "cpu": options.cpu, "keep_heap": options.keep_heap, "rows": rows}, indent=1) + "\n")
+        settings = {"torch": torch.__version__, "numpy": np.__version__, "threads": options.threads, "cpu": options.cpu,
+                    "keep_heap": options.keep_heap}
+        options.json.write_text(json.dumps(settings | {"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def root(cov: np.ndarray) -> np.ndarray:
 
 
 def nuclear_norm(product: np.ndarray) -> float:
-    "Sum of the singular values; of a large matrix as roots of the eigenvalues of its square, within 1e-7 and much sooner."
+    "Sum of the singular values; of a large matrix as roots of the eigenvalues of its square, within 1e-7."
     if min(product.shape) <= 1024:
         return float(np.linalg.svd(product, compute_uv=False).sum())
     return root_trace(product @ product.T if len(product) <= product.shape[1] else product.T @ product)
@@ -68,7 +68,8 @@ def frechet_distance(real, fake) -> float:
     Returns
     -------
     float
-        The distance, 0 or more, in squared units of the features. Biased upwards at small N: compare values of equal counts.
+        The distance, 0 or more, in squared units of the features. Biased upwards at small N: compare values of
+        equal counts.
 
     Raises
     ------
@@ -94,7 +95,7 @@ def check_pair(real, fake) -> tuple[np.ndarray, np.ndarray]:
 
 # %% ../../nbs/61_metrics.frechet.ipynb #8b47dcb6
 def frechet_from_moments(mean_real, cov_real, mean_fake, cov_fake) -> float:
-    """Squared Fréchet distance between two Gaussians given by their moments (for example the .npz files of pytorch-fid).
+    """Squared Fréchet distance between two Gaussians given by their moments (as in the .npz of pytorch-fid).
 
     Parameters
     ----------
@@ -108,12 +109,13 @@ def frechet_from_moments(mean_real, cov_real, mean_fake, cov_fake) -> float:
     DataError
         If shapes do not fit, a value is not finite, or a covariance is not symmetric.
     """
-    means = [as_features(np.asarray(m)[None], name, rows=1)[0] for m, name in ((mean_real, "mean_real"), (mean_fake, "mean_fake"))]
-    covs = [as_features(c, name, rows=1) for c, name in ((cov_real, "cov_real"), (cov_fake, "cov_fake"))]
+    given = ((mean_real, "mean_real"), (mean_fake, "mean_fake"))
+    means = [as_features(np.asarray(mean)[None], name, rows=1)[0] for mean, name in given]
+    covs = [as_features(cov, name, rows=1) for cov, name in ((cov_real, "cov_real"), (cov_fake, "cov_fake"))]
     for cov in covs:
         if cov.shape != (len(means[0]),) * 2 or len(means[0]) != len(means[1]):
-            raise DataError(f"means of {len(means[0])} and {len(means[1])} features with a covariance of shape {cov.shape}; "
-                            "expected (d,) and (d, d)")
+            raise DataError(f"means of {len(means[0])} and {len(means[1])} features with a covariance of shape "
+                            f"{cov.shape}; expected (d,) and (d, d)")
         if np.abs(cov - cov.T).max() > 1e-6 * np.abs(cov).max():
             raise DataError("a covariance is not symmetric; expected (d, d) as np.cov(features, rowvar=False) gives it")
     gap = np.square(means[0] - means[1]).sum()

@@ -40,7 +40,8 @@ def kernel_distance(real, fake) -> float:
     Returns
     -------
     float
-        The distance; negative values are right and mean that the sets are closer than two draws of one source tend to be.
+        The distance; a negative value is right and means that the sets are closer than two draws of one source
+        tend to be.
 
     Raises
     ------
