@@ -154,7 +154,8 @@ def train(recipe: Recipe, images: ImageSet, *, kimg: float, seed: int = 0, folde
     identity = {"recipe": describe(recipe), "seed": seed, "steps": total, "ticks": ticks, "precision": str(dtype),
                 "data": images.fingerprint}
     files = Files(folder and Path(folder))
-    state = start(recipe, seed, device, "bf16" if dtype == torch.bfloat16 else "fp32")
+    counts = torch.bincount(torch.as_tensor(images.labels), minlength=recipe.n_classes) if recipe.n_classes else None
+    state = start(recipe, seed, device, "bf16" if dtype == torch.bfloat16 else "fp32", counts)
     if files.folder and files.weights.exists():
         return load_trained(recipe, files, state, identity)
     if files.folder and files.checkpoint.exists():

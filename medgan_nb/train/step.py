@@ -32,6 +32,7 @@ class State:
     memory: nn.ModuleDict
     device: torch.device
     dtype: torch.dtype
+    shares: Tensor | None = None
     step: int = 0
     seconds: float = 0.0
 
@@ -45,7 +46,8 @@ class State:
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, self.dtype)
 
 
-def start(recipe: Recipe, seed: int, device: str | torch.device = "cpu", precision: str = "fp32") -> State:
+def start(recipe: Recipe, seed: int, device: str | torch.device = "cpu", precision: str = "fp32",
+          counts: Tensor | None = None) -> State:
     """Fresh networks and optimisers of a recipe.
 
     Parameters
@@ -58,8 +60,11 @@ def start(recipe: Recipe, seed: int, device: str | torch.device = "cpu", precisi
         "cpu", "cuda", "cuda:N" or "auto".
     precision : str
         "fp32", "bf16", or "auto" (bf16 where the processor has it). Weights and optimisers stay in fp32.
+    counts : Tensor or None
+        Training images of each class (n_classes,): a conditional model's fakes are drawn in the same shares. None: equal ones.
     """
     device = pick_device(str(device))
+    shares = (torch.ones(recipe.n_classes) if counts is None else counts.float()).to(device) if recipe.n_classes else None
     with torch.random.fork_rng(devices=[]):
         seed_all(seed, "weights")
         G, D = recipe.G(), recipe.D()
@@ -70,14 +75,13 @@ def start(recipe: Recipe, seed: int, device: str | torch.device = "cpu", precisi
     adam = lambda network, lr: torch.optim.Adam(network.parameters(), lr=lr, betas=recipe.betas, fused=True)
     G_ema = G if recipe.ema_kimg is None else copy.deepcopy(G).requires_grad_(False)
     return State(recipe, G, D, G_ema, adam(G, recipe.lr_g), adam(D, recipe.lr_d), augment,
-                 memory.to(device), device, pick_precision(precision, device))
+                 memory.to(device), device, pick_precision(precision, device), shares)
 
 # %% ../../nbs/51_train.step.ipynb #08c461b7
 def draw(state: State, n: int) -> tuple[Tensor, Tensor | None]:
-    "Latents z (n, z_dim) from N(0, 1) and, for a conditional model, classes y (n,) drawn uniformly."
+    "Latents z (n, z_dim) from N(0, 1) and, for a conditional model, classes y (n,) in the shares of the training images."
     z = torch.randn(n, state.recipe.z_dim, device=state.device)
-    classes = state.recipe.n_classes
-    return z, torch.randint(classes, (n,), device=state.device) if classes else None
+    return z, None if state.shares is None else torch.multinomial(state.shares, n, replacement=True)
 
 
 def generate(state: State, n: int) -> tuple[Tensor, Tensor | None]:
