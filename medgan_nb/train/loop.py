@@ -98,8 +98,9 @@ class Trained:
         latents, classes = latents_of(self.recipe, range(n), seed)
         classes = classes if y is None else y
         with torch.inference_mode():
-            return torch.cat([self.G(latents[k:k + batch].to(device), None if classes is None else classes[k:k + batch].to(device))
+            made = torch.cat([self.G(latents[k:k + batch].to(device), None if classes is None else classes[k:k + batch].to(device))
                               .float().cpu() for k in range(0, n, batch)])
+        return made.clamp(-1, 1)                                              # StyleGAN2 has no tanh
 
 
 def latents_of(recipe: Recipe, numbers: Iterable[int], seed: int) -> tuple[Tensor, Tensor | None]:
