@@ -46,7 +46,7 @@ def init_convolutions(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 # %% ../../nbs/36_models.hybrid.ipynb #643424bb
-SIZES = (32, 64, 128, 256)
+SIZES = (16, 32, 64, 128, 256)
 
 
 def trunk(inputs: int, width: int) -> list[nn.Module]:
@@ -95,7 +95,7 @@ class Generator(nn.Module):
     Parameters
     ----------
     size : int
-        Side in px: 32, 64, 128 or 256.
+        Side in px: 16, 32, 64, 128 or 256.
     hybrid : str
         One of `HYBRIDS`.
     z_dim : int
@@ -165,7 +165,7 @@ class Critic(nn.Module):
     Parameters
     ----------
     size : int
-        Side in px: 32, 64, 128 or 256.
+        Side in px: 16, 32, 64, 128 or 256.
     norm : str
         none, layer (over channels and pixels of one image) or batch; never after the first convolution.
     n_classes : int
