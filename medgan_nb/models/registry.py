@@ -72,9 +72,9 @@ def stylegan2_recipe(size: int, n_classes: int, config: str = "paper256", cond: 
 
 
 def stylegan2_ada_recipe(size: int, n_classes: int, augpipe: str = "bg", ada_filter: str = "sym6", ada_target: float = 0.6,
-                         **settings) -> Recipe:
-    "StyleGAN2 with adaptive augmentation (spec section 6); `settings` as for `stylegan2_recipe`."
-    augment = partial(AdaptiveAugment, pipe=augpipe, filter=ada_filter, target=ada_target)
+                         ada_kimg: float = 500.0, **settings) -> Recipe:
+    "StyleGAN2 with adaptive augmentation, whose p may move by 1 in `ada_kimg` (spec section 6); `settings` as for `stylegan2_recipe`."
+    augment = partial(AdaptiveAugment, pipe=augpipe, filter=ada_filter, target=ada_target, kimg=ada_kimg)
     return replace(stylegan2_recipe(size, n_classes, **settings), name="stylegan2_ada", augment=augment)
 
 
