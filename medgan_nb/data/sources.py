@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..core import ConfigError, MedganError, choose
-from . import busi, chest_xray, folder, phantom_chest
+from . import busi, chest_xray, folder, phantom_chest, phantom_ultrasound
 from .cache import cached
 from .duplicates import across_classes
 from .files import read_all, read_image, read_mask
@@ -87,6 +87,8 @@ SOURCES = {source.name: source for source in (
            "then give its folder as data_dir",
            busi.LAYOUT, read=busi.load, files=busi.images_in, belongs=busi.belongs, counts={"all": busi.PUBLISHED},
            masks=busi.masks_in, conflicts=busi.CONFLICTS, near_copies=busi.NEAR_COPIES),
+    Source("simulated_ultrasound", "simulated breast ultrasound", "made by medgan_nb, Apache-2.0", "", "built in", "none",
+           read=lambda size, seed: phantom_ultrasound.load(size=size, seed=seed)),
     Source("folder", "your own images", "not stated", "",
            "put the images of each class into a folder of its own, then give the folder that holds these as data_dir",
            folder.LAYOUT, read=folder.load, files=folder.images_in),
