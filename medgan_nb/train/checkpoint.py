@@ -80,6 +80,8 @@ def state_tree(state: State) -> dict:
     tree = {"step": state.step, "seconds": state.seconds}
     for key in ("G", "D", "opt_G", "opt_D", "augment", "memory"):
         tree[key] = getattr(state, key).state_dict()
+    if state.watch:
+        tree["watch"] = state.watch.state_dict()
     if state.G_ema is not state.G:
         tree["G_ema"] = state.G_ema.state_dict()
     return tree
@@ -103,7 +105,7 @@ def load_state(path: Path | str, state: State, identity: dict) -> State:
     found = read(path)
     refuse_other(path, found, identity)
     tree = found["state"]
-    for key in ("G", "D", "augment", "memory", "G_ema"):
+    for key in ("G", "D", "augment", "memory", "watch", "G_ema"):
         if key in tree:
             load_into(getattr(state, key), tree[key], f"{path} ({key})")
     for key in ("opt_G", "opt_D"):
