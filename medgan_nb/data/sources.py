@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..core import ConfigError, MedganError, choose
-from . import busi, chest_xray, folder, phantom_chest, phantom_ultrasound
+from . import busi, chest_xray, folder, mini_mias, phantom_chest, phantom_mammogram, phantom_ultrasound
 from .cache import cached
 from .duplicates import across_classes
 from .files import read_all, read_image, read_mask
@@ -50,6 +50,10 @@ class Source:
         Ids of one picture under two classes in the set as published.
     near_copies : str
         For a set whose groups are near copies, what others have counted.
+    fit : str
+        How an image of this set becomes a square where nothing else is asked for.
+    tables : callable
+        Data folder -> the files beside the images that are read too.
     """
 
     name: str
@@ -65,6 +69,8 @@ class Source:
     masks: Callable[[Path], list[Path]] = lambda data_dir: []
     conflicts: tuple[tuple[str, ...], ...] = ()
     near_copies: str = ""
+    fit: str = "crop"
+    tables: Callable[[Path], list[Path]] = lambda data_dir: []
 
     @property
     def simulated(self) -> bool:
@@ -75,6 +81,8 @@ class Source:
 SOURCES = {source.name: source for source in (
     Source("simulated_chest", "simulated chest films", "made by medgan_nb, Apache-2.0", "", "built in", "none",
            read=lambda size, seed: phantom_chest.load(size=size, seed=seed)),
+    Source("simulated_mammogram", "simulated mammograms", "made by medgan_nb, Apache-2.0", "", "built in", "none",
+           read=lambda size, seed: phantom_mammogram.load(size=size, seed=seed)),
     Source("chest_xray", "Chest X-Ray Images (Pneumonia), children, Kermany et al. 2018", chest_xray.LICENCE,
            "https://doi.org/10.17632/rscbjbr9sj",
            "download and unpack kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia, "
@@ -89,14 +97,19 @@ SOURCES = {source.name: source for source in (
            masks=busi.masks_in, conflicts=busi.CONFLICTS, near_copies=busi.NEAR_COPIES),
     Source("simulated_ultrasound", "simulated breast ultrasound", "made by medgan_nb, Apache-2.0", "", "built in", "none",
            read=lambda size, seed: phantom_ultrasound.load(size=size, seed=seed)),
+    Source("mini_mias", "mammograms (mini-MIAS), Suckling et al. 1994", mini_mias.LICENCE,
+           "http://peipa.essex.ac.uk/info/mias.html",
+           "download and unpack all-mias.tar.gz from peipa.essex.ac.uk/info/mias.html, then give its folder as data_dir",
+           mini_mias.LAYOUT, read=mini_mias.load, files=mini_mias.images_in, belongs=mini_mias.belongs,
+           counts={"all": mini_mias.PUBLISHED}, fit="pad", tables=mini_mias.tables_in),
     Source("folder", "your own images", "not stated", "",
            "put the images of each class into a folder of its own, then give the folder that holds these as data_dir",
            folder.LAYOUT, read=folder.load, files=folder.images_in),
 )}
 
 # %% ../../nbs/19_data.sources.ipynb #aa9a9b7a
-def load(name: str, data_dir: Path | str | None = None, size: int = 64, fit: str = "crop", equalize: str = "none",
-         seed: int = 0) -> ImageSet:
+def load(name: str, data_dir: Path | str | None = None, size: int = 64, fit: str | None = None,
+         equalize: str = "none", seed: int = 0) -> ImageSet:
     """An image set by name.
 
     Parameters
@@ -108,7 +121,8 @@ def load(name: str, data_dir: Path | str | None = None, size: int = 64, fit: str
     size : int
         Side of the square images in pixels.
     fit, equalize : str
-        How an image becomes a square, and which equalisation follows: see `data.prepare`.
+        How an image becomes a square (None for what suits the set: the whole breast, the centre of other images), and
+        which equalisation follows: see `data.prepare`.
     seed : int
         Which patients are drawn, for a simulated set; not used by the others.
 
@@ -120,12 +134,14 @@ def load(name: str, data_dir: Path | str | None = None, size: int = 64, fit: str
         If the copy does not have the layout, or a file is damaged.
     """
     source = choose(name, SOURCES, "dataset")
+    fit = source.fit if fit is None else fit
     check_settings(size, fit, equalize)
     if source.simulated:
         options = {"size": size, "equalize": equalize, "seed": seed}
         return cached(name, [], options, lambda: simulated(source, **options))
     where, options = needed(source, data_dir), {"size": size, "fit": fit, "equalize": equalize}
     paths = [path for found in source.files(where).values() for path in found] + source.masks(where)
+    paths += source.tables(where)
     paths += [path for path in (where / "groups.csv",) if path.exists()]
     return cached(name, paths, options, lambda: source.read(where, **options))
 
