@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['wilson', 'check_counts', 'check_level', 'two_proportions', 'mcnemar', 'holm', 'auc', 'group_bootstrap', 'as_table',
-           'two_way_means', 'ends', 'paired_difference', 't_interval', 'corrected_t', 'spread']
+           'two_way_means', 'ends', 'paired_difference', 't_interval', 'paired_t', 'unpaired_t', 'corrected_t',
+           'spread']
 
 # %% ../../nbs/78_downstream.stats.ipynb #3935f4ab
 import math
@@ -190,6 +191,35 @@ def paired_difference(values_a, values_b, groups, draws: int = 2000, seed: int =
 def t_interval(values, level: float = 0.95) -> tuple[float, float | None, float | None]:
     "Mean of values (n,) with Student's interval; the ends are None for a single value."
     return spread(values, level, lambda n: 1 / n)[:3]
+
+
+def paired_t(values_a, values_b, level: float = 0.95) -> tuple[float, float | None, float | None, float | None]:
+    """Student's paired t test of B minus A.
+
+    Parameters
+    ----------
+    values_a, values_b : array_like
+        A value a repeat (n,), in the same order.
+    level : float
+        Coverage of the interval.
+
+    Returns
+    -------
+    tuple
+        Mean difference, lower and upper end, two-sided p; None in place of the last three for a single pair.
+    """
+    a, b = np.asarray(values_a, dtype=float), np.asarray(values_b, dtype=float)
+    if a.shape != b.shape:
+        raise DataError(f"values_a and values_b: shapes {a.shape} and {b.shape}; expected the same repeats")
+    return spread(b - a, level, lambda n: 1 / n)
+
+
+def unpaired_t(mean_a: float, std_a: float, n_a: int, mean_b: float, std_b: float, n_b: int) -> tuple[float, float]:
+    "Student's t test of B against A from printed means and standard deviations: t, and the two-sided p."
+    if min(n_a, n_b) < 2 or min(std_a, std_b) < 0 or std_a + std_b == 0:
+        raise DataError(f"standard deviations {std_a} and {std_b} of {n_a} and {n_b} repeats; expected two repeats or more and some spread")
+    found = stats.ttest_ind_from_stats(mean_b, std_b, n_b, mean_a, std_a, n_a)
+    return float(found.statistic), float(found.pvalue)
 
 
 def corrected_t(differences, n_train: int, n_test: int,
