@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from ..core import (ConfigError, DataError, atomic_write, digest, keep_heap, pick_device, plain, read_json, read_lines, safe_name,
                             versions, write_json)
 from ..data.images import ImageSet
+from .claim import identity
 from .plan import Study, outputs_folder
 from ..viz.grid import image_grid, save_figure
 
@@ -81,7 +82,7 @@ class Run:
 
     def report(self, phase: str, **detail) -> None:
         "Say what the run is at, for `medgan-nb status` and the batch."
-        write_json(self.folder / "progress.json", {"phase": phase, **detail, "time": time.time()})
+        write_json(self.folder / "progress.json", {"phase": phase, **detail, "owner": identity()})
 
     def save_figure(self, figure, name: str) -> Path:
         "Write a figure under figures/ and return its path."
