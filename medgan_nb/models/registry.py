@@ -126,7 +126,7 @@ def hybrid_recipe(size: int, n_classes: int, kind: str = "stem", loss: str = "wg
     return Recipe(f"hybrid_{kind}", partial(hybrid.Generator, size, kind, n_classes=classes, width=width),
                   partial(hybrid.Critic, size, critic_norm, n_classes=classes, base=base), z_dim=128, n_classes=classes, batch=batch,
                   ema_kimg=half_life, ema_ramp=0.05, **used,
-                  settings={"size": size, "critic_norm": critic_norm, "width": width, "base": base, "loss": loss})
+                  settings={"size": size, "cond": classes > 0, "loss": loss, "critic_norm": critic_norm, "width": width, "base": base})
 
 
 MODELS: dict[str, Callable[..., Recipe]] = {
