@@ -13,8 +13,9 @@ from medgan_nb.core import ConfigError, DataError, TrainingError, seed_all
 from medgan_nb.data.images import ImageSet, join
 from medgan_nb.data.split import IMAGE_SPLIT, pixel_keys
 from medgan_nb.downstream import classify, stats
-from medgan_nb.downstream.classify import Plan, arms, batches, class_weights, fit, predict, trial
+from medgan_nb.downstream.classify import Plan, arms, class_weights, fit, predict, trial
 from medgan_nb.downstream.scores import scores
+from medgan_nb.downstream.training import batches
 from medgan_nb.models.readers import SmallCNN
 
 CLASSES = ("NORMAL", "PNEUMONIA")
