@@ -182,6 +182,7 @@ def reader_build(run: Annotated[str, typer.Argument(help="Folder or id of a fini
                  data_dir: DataDir = "", outputs: Outputs = "") -> None:
     "Write a reading test as one HTML file, and its key."
     from medgan_nb.app.reader import build
+    from medgan_nb.core import read_json
 
     page, key = build(run, out, n, seed, data_dir, label, title, outputs)
     about = read_json(key)

@@ -1,5 +1,7 @@
 """What the tests share: one thread a test process, and the folder of real images where there is one."""
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,15 @@ def real_data() -> Path:
     if not os.environ.get("MEDGAN_DATA"):
         pytest.skip("MEDGAN_DATA names no folder of real images")
     return Path(os.environ["MEDGAN_DATA"])
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory) -> Path:
+    "The folder of a finished run of p4, preset smoke, on simulated films; MEDGAN_SMOKE_RUN names one made before."
+    if os.environ.get("MEDGAN_SMOKE_RUN"):
+        return Path(os.environ["MEDGAN_SMOKE_RUN"])
+    outputs = tmp_path_factory.mktemp("smoke")
+    words = [str(Path(sys.executable).parent / "medgan-nb"), "reproduce", "p4", "--preset", "smoke", "--outputs", str(outputs)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next(outputs.glob("p4/n*"))

@@ -20,13 +20,13 @@ STYLE = """
 body{margin:0;background:#17191c;color:#e8e8e6;font:17px/1.5 system-ui,sans-serif}
 main,header{max-width:60rem;margin:auto;padding:.6rem 1rem}header{display:flex;gap:1rem;justify-content:space-between;align-items:baseline}
 h1{font-size:1.15rem;font-weight:600;margin:0}#place{font-variant-numeric:tabular-nums;color:#b5b8bd}
-figure{margin:0 0 .8rem;text-align:center}figure img{width:min(58vh,100%);image-rendering:auto;background:#000}figure img.pixels{image-rendering:pixelated}
+figure{margin:0 0 .8rem;text-align:center}figure img{width:min(46vh,100%);image-rendering:auto;background:#000}figure img.pixels{image-rendering:pixelated}
 fieldset{border:0;padding:0;margin:0 0 .8rem;display:flex;flex-wrap:wrap;gap:.5rem;justify-content:center}legend{float:left;width:100%;text-align:center;color:#b5b8bd}
 label.choice{position:relative}label.choice input{position:absolute;opacity:0}
 label.choice span{display:inline-block;min-width:3.2rem;padding:.45rem 1.1rem;border:2px solid #555b63;border-radius:.5rem;text-align:center;cursor:pointer}
 label.choice input:checked+span{background:#7cc0ea;border-color:#7cc0ea;color:#10151a;font-weight:600}label.choice input:focus-visible+span{outline:3px solid #f0c24b;outline-offset:2px}
 kbd{font:inherit;font-size:.75em;opacity:.7;padding-left:.45em}textarea,input[type=text]{width:100%;font:inherit;color:inherit;background:#23262b;border:1px solid #555b63;border-radius:.4rem;padding:.5rem}
-textarea{height:2.7em}button{font:inherit;padding:.55rem 1.4rem;border-radius:.5rem;border:0;background:#7cc0ea;color:#10151a;font-weight:600;cursor:pointer}
+textarea{height:2.7em}p:has(#comment),#intro{max-width:42rem;margin-left:auto;margin-right:auto}button{font:inherit;padding:.55rem 1.4rem;border-radius:.5rem;border:0;background:#7cc0ea;color:#10151a;font-weight:600;cursor:pointer}
 button:disabled{background:#3a3f47;color:#8f959d;cursor:default}button.plain{background:#3a3f47;color:#e8e8e6}button:focus-visible,textarea:focus-visible,input:focus-visible{outline:3px solid #f0c24b;outline-offset:2px}
 .row{display:flex;gap:.8rem;justify-content:center;margin:.9rem 0;flex-wrap:wrap}.notice{border-left:4px solid #f0c24b;padding-left:.8rem}#status{color:#f0c24b;min-height:1.5em;text-align:center;margin:.2rem}
 .small{color:#b5b8bd;font-size:.85rem}
