@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['d_nonsaturating', 'g_nonsaturating', 'r1', 'path_lengths', 'd_wasserstein', 'g_wasserstein', 'between', 'unit_slope',
-           'g_minimax', 'pixel_distance', 'pearson']
+           'g_minimax', 'pixel_distance', 'pearson', 'overlaps', 'dice_loss', 'iou_loss']
 
 # %% ../nbs/40_losses.ipynb #c2db1c82
 import torch
@@ -134,3 +134,23 @@ def pearson(g: Tensor, x: Tensor, masks: Tensor | None = None, window: int | Non
     weights = torch.ones_like(rho) if masks is None or window is None else mean(masks.double())
     weights = torch.where(weights.flatten(1).any(1)[:, None, None, None], weights, 1.0)
     return ((rho * weights).flatten(1).sum(1) / weights.flatten(1).sum(1)).float()
+
+# %% ../nbs/40_losses.ipynb #e9d41404
+def overlaps(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    "Of each image, the sum of p m and the sum of p and m: logits and masks (N, 1, H, W), masks of 0 and 1."
+    if logits.shape != masks.shape:
+        raise ConfigError(f"logits are {tuple(logits.shape)} for masks {tuple(masks.shape)}; expected the same shape")
+    p, m = logits.sigmoid().flatten(1), masks.to(logits.dtype).flatten(1)
+    return (p * m).sum(1), p.sum(1) + m.sum(1)
+
+
+def dice_loss(logits: Tensor, masks: Tensor, smooth: float = 1.0) -> Tensor:
+    "1 less the soft Dice coefficient, mean over images: logits and masks (N, 1, H, W)."
+    both, either = overlaps(logits, masks)
+    return (1 - (2 * both + smooth) / (either + smooth)).mean()
+
+
+def iou_loss(logits: Tensor, masks: Tensor, smooth: float = 1.0) -> Tensor:
+    "1 less the soft intersection over union, mean over images: logits and masks (N, 1, H, W)."
+    both, either = overlaps(logits, masks)
+    return (1 - (both + smooth) / (either - both + smooth)).mean()
