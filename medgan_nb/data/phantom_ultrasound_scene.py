@@ -41,7 +41,7 @@ MALIGNANT = dict(
     x=(-8.0, 8.0), level=(0.05, 0.75), radius=(2.4, 6.5), aspect=(0.75, 1.45), tilt=(-0.35, 0.35), lobes=(0.05, 0.20),
     spikes=(-0.06, 0.40), soft=(0.20, 0.90), halo=(-1.0, 5.0), capsule=(0.0, 2.0), lesion_db=(-32.0, -20.0),
     inner=(1.5, 5.0), loss=(0.70, 1.70), chalk=(-1.0, 1.0))
-WIDTH = 38.0   # mm, aperture of the probe
+WIDTH = 38.0   # mm, that the lines of the probe span
 MHZ = 10.0     # centre frequency
 KINDS = {"benign": BENIGN, "malignant": MALIGNANT, "normal": None}
 
@@ -166,11 +166,11 @@ class Scene:
     mask: Tensor
 
 
-def scene(cases: list[Case], rows: int, lines: int) -> Scene:
-    "The tissues of frames at `rows` depths by `lines` positions, evenly over depth and width of each frame."
+def scene(cases: list[Case], rows: int, lines: int, width: float = WIDTH) -> Scene:
+    "The tissues of frames at `rows` depths by `lines` positions, evenly over the depth of each and a `width` in mm."
     v = stack([{**case.breast, **case.view} for case in cases])
     e = stack([{**case.lesion, "turn": case.view["turn"], "squeeze": case.view["squeeze"]} for case in cases])
-    x = ((torch.arange(lines) + 0.5) / lines - 0.5).view(1, 1, -1) * WIDTH + v.x
+    x = ((torch.arange(lines) + 0.5) / lines - 0.5).view(1, 1, -1) * width + v.x
     z = ((torch.arange(rows) + 0.5) / rows).view(1, -1, 1) * v.depth + v.z
     table = tables(cases).unbind(1)
     c = layers(v, table, x, z)
@@ -187,7 +187,7 @@ def layers(v: SimpleNamespace, table: list[Tensor], x: Tensor, z: Tensor) -> Sim
     fat = skin + v.fat * v.press * (1 + 0.22 * wave(1, 7.0) + 0.06 * wave(2, 2.5)).clamp(0.3, 1.7)
     gland = fat + v.gland * (1 + 0.12 * wave(3, 9.0))
     back = gland + v.back
-    muscle = back + v.muscle + 0.8 * wave(4, 12.0)
+    muscle = back + v.muscle + 0.4 * wave(4, 14.0)
     below = [edge(z - border, soft) for border, soft in ((skin, 0.12), (fat, 0.25), (gland, 0.3), (back, 0.2), (muscle, 0.3))]
     return SimpleNamespace(skin=1 - below[0], fat=below[0] - below[1] + below[2] - below[3], gland=below[1] - below[2],
                            muscle=below[3] - below[4], deep=below[4], fascia=band(z - back, 0.35), rib=band(z - muscle, 0.6))
