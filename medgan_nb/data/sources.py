@@ -102,6 +102,8 @@ SOURCES = {source.name: source for source in (
            "download and unpack all-mias.tar.gz from peipa.essex.ac.uk/info/mias.html, then give its folder as data_dir",
            mini_mias.LAYOUT, read=mini_mias.load, files=mini_mias.images_in, belongs=mini_mias.belongs,
            counts={"all": mini_mias.PUBLISHED}, fit="pad", tables=mini_mias.tables_in),
+    Source("simulated_oasbud", "simulated RF frames of breast lesions", "made by medgan_nb, Apache-2.0", "", "built in",
+           "none", read=lambda size, seed: phantom_ultrasound_rf.load(size=size, seed=seed)),
     Source("folder", "your own images", "not stated", "",
            "put the images of each class into a folder of its own, then give the folder that holds these as data_dir",
            folder.LAYOUT, read=folder.load, files=folder.images_in),
