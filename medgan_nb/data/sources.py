@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from ..core import ConfigError, MedganError, choose
-from . import busi, chest_xray, folder, mini_mias, phantom_chest, phantom_mammogram, phantom_ultrasound
+from . import (busi, chest_xray, folder, mini_mias, phantom_chest, phantom_mammogram, phantom_ultrasound,
+                            phantom_ultrasound_rf)
 from .cache import cached
 from .duplicates import across_classes
 from .files import read_all, read_image, read_mask
