@@ -50,7 +50,7 @@ PRESETS = {
     "quick": COMMON | NARROW | {"size": 32, "kimg": 3.0, "channel_base": 512, "channel_max": 64, "latent": 64, "ada_kimg": 5.0,
                                 "n_fakes": 280, "reader_epochs": 4, "clf_epochs": 6},
     "short": COMMON | NARROW | {"size": 64, "kimg": 20.0, "channel_base": 1024, "channel_max": 128, "latent": 128, "ada_kimg": 25.0,
-                                "n_fakes": 2000, "reader_epochs": 10, "clf_epochs": 20},
+                                "n_fakes": 2000, "reader_epochs": 10, "clf_epochs": 12},
     "paper": COMMON | {"size": 256, "kimg": 5000.0, "config": "paper256", "mapping_layers": 8, "batch": 64, "channel_base": 16384,
                        "channel_max": 512, "latent": 512, "ada_filter": "sym6", "ada_kimg": 500.0, "classifier": "efficientnet_b2",
                        "n_fakes": 50000, "reader_epochs": 10, "clf_epochs": 30},
