@@ -15,7 +15,8 @@ import torch
 from ..core import ConfigError, DataError, choose, stream
 from ..data.images import ImageSet, join
 from ..data.prepare import flip_rotate, repeat
-from .classify import Arm, Plan
+from .classify import Arm
+from .training import Plan
 from .scores import scores
 from .stats import corrected_t, paired_t
 
