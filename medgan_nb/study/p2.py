@@ -24,7 +24,7 @@ from ..data.busi import TEST, TRAIN
 from ..data.images import ImageSet
 from ..downstream import classify
 from ..downstream.folds import PAPER_PLAN, assign_folds, fold_arm, fold_seed
-from ..metrics.features import Extractor, inception
+from ..metrics.features import Extractor, inception, random_extractor
 from ..models.readers import SmallCNN, reader
 from ..models.registry import recipe
 from . import p2_tables
@@ -88,6 +88,8 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
         split.refuse_leaks(parts)
     wanted = params["dataset_size"] or min(settings["n_train"], len(parts["pool"]))
     used = {"all": images, **parts, "train": split.subset(parts["pool"], wanted, params["seed"])}
+    for way in ("group", "image") if len(images.classes) > 1 else ():
+        assign_folds(used["train"], settings["folds"], params["seed"], way)   # too few for the folds: said now, not after the training
     base = PRESETS[params["preset"]]
     changed = {k: settings[k] for k in base if settings[k] != base[k]}
     params["dataset_size"] = wanted
@@ -138,8 +140,10 @@ def synthesise(run: Run, trained: Trained) -> ImageSet:
 
 # %% ../../nbs/82_study.p2.ipynb #00b85789
 def study_extractor(run: Run) -> Extractor:
-    "The small classifier trained on the pool, made once a run, as a feature network."
+    "The small classifier trained on the pool, made once a run, as a feature network; with a single class, a random one."
     path, pool = run.folder / "stages" / "reader.safetensors", run.data["pool"]
+    if len(pool.classes) < 2:
+        return random_extractor(128)
     seed_all(run.config["params"]["seed"], "study reader")
     network = SmallCNN(run.settings["size"], len(pool.classes))
     if not path.exists():
@@ -203,6 +207,9 @@ def plan_of(settings: dict, n: int) -> classify.Plan:
 def classify_arms(run: Run, synthetic: ImageSet, progress: Callable[[str], None] = print) -> dict[str, dict]:
     "Every arm on every fold, and the real images alone under the other way to split: `title`, `n`, `steps`, `init`, `note`, `calls` by fold."
     train, test, seed = run.data["train"], run.data["test"], run.config["params"]["seed"]
+    if len(train.classes) < 2:
+        progress(f"{train.name} has one class: no classifier")
+        return {}
     other = {"group": "image", "image": "group"}[run.settings["split"]]
     parts = make_parts(run.data["all"], other, seed)
     left = {name: fit_folds(run, name, name, train, test, synthetic, run.settings["split"], progress) for name in ARMS}
