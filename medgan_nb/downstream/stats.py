@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['wilson', 'check_counts', 'check_level', 'two_proportions', 'mcnemar', 'holm', 'auc', 'group_bootstrap', 'as_table',
-           'two_way_means', 'ends', 'paired_difference', 't_interval', 'paired_t', 'unpaired_t', 'corrected_t',
-           'spread']
+           'two_way_means', 'ends', 'paired_difference', 'auc_interval', 'auc_difference', 'auc_draws', 't_interval',
+           'paired_t', 'unpaired_t', 'corrected_t', 'spread']
 
 # %% ../../nbs/78_downstream.stats.ipynb #3935f4ab
 import math
@@ -186,6 +186,43 @@ def paired_difference(values_a, values_b, groups, draws: int = 2000, seed: int =
     means = two_way_means(b - a, groups, draws, seed)
     tail = min((means <= 0).sum(), (means >= 0).sum())
     return (float((b - a).mean()), *ends(means, level), min(1.0, 2 * float(tail + 1) / (draws + 1)))
+
+# %% ../../nbs/78_downstream.stats.ipynb #f04ff65b
+def auc_interval(labels, scores, groups, draws: int = 2000, seed: int = 0, level: float = 0.95) -> tuple[float, float, float]:
+    "Mean AUC of scores (S, N), seeds by images, for labels (N,) of 0 and 1, with an interval over seeds and groups (N,) together."
+    table = as_table(scores, "scores")
+    return (float(np.mean([auc(labels, row) for row in table])), *ends(auc_draws(labels, table, groups, draws, seed), level))
+
+
+def auc_difference(labels, scores_a, scores_b, groups, draws: int = 2000, seed: int = 0,
+                   level: float = 0.95) -> tuple[float, float, float, float]:
+    "Mean AUC of B less that of A over the same seeds and images: difference, lower and upper end, two-sided p, as `paired_difference`."
+    a, b = as_table(scores_a, "scores_a"), as_table(scores_b, "scores_b")
+    if a.shape != b.shape:
+        raise DataError(f"scores_a and scores_b: shapes {a.shape} and {b.shape}; expected the same seeds and images")
+    found = auc_draws(labels, b, groups, draws, seed) - auc_draws(labels, a, groups, draws, seed)
+    difference = float(np.mean([auc(labels, y) - auc(labels, x) for x, y in zip(a, b)]))
+    tail = min((found <= 0).sum(), (found >= 0).sum())
+    return (difference, *ends(found, level), min(1.0, 2 * float(tail + 1) / (len(found) + 1)))
+
+
+def auc_draws(labels, table: np.ndarray, groups, draws: int, seed: int) -> np.ndarray:
+    "Bootstrap AUCs of a table (S, N), its rows and its groups of columns drawn independently; only draws with both classes."
+    positive, n_seeds = np.asarray(labels) == 1, len(table)
+    group = np.unique(np.asarray(groups), return_inverse=True)[1]
+    if positive.shape != table.shape[1:] or group.shape != positive.shape or positive.all() or not positive.any():
+        raise DataError(f"labels {positive.shape} and groups {group.shape} for scores {table.shape}; expected one of each an image, and both classes")
+    rng = np.random.default_rng(stream(seed, "bootstrap").initial_seed())
+    n_groups = int(group.max()) + 1
+    seed_counts = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), size=draws)                      # (draws, S)
+    weights = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=draws)[:, group].astype(float)   # (draws, N)
+    up, down = weights[:, positive], weights[:, ~positive]
+    both = up.sum(1) * down.sum(1)
+    total = np.zeros(draws)
+    for row, times in zip(table, seed_counts.T):
+        above = row[positive][:, None] - row[~positive]
+        total += times * np.einsum("dj,dj->d", up @ ((above > 0) + 0.5 * (above == 0)), down)
+    return total[both > 0] / (n_seeds * both[both > 0])
 
 # %% ../../nbs/78_downstream.stats.ipynb #54943129
 def t_interval(values, level: float = 0.95) -> tuple[float, float | None, float | None]:
