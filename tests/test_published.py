@@ -27,6 +27,10 @@ def test_numbers_follow_from_predictions(run):
         if result["table"] == "accuracy" and result["column"] in ("accuracy", "balanced_accuracy", "f1", "auc"):
             found = scores(np.array(kept["labels"]), np.array(kept["logits"][result["row"]]), tuple(kept["classes"]))
             assert found[result["column"]] == pytest.approx(result["value"], abs=1e-4)
+        if result["table"] == "classifier" and result["row"] in kept.get("arms", {}):
+            labels = kept["other_labels" if result["row"].startswith("split_by_") else "labels"]
+            hits = np.array([list(map(int, fold)) for fold in kept["arms"][result["row"]]["calls"]]) == np.array(labels)
+            assert 100 * hits.mean() == pytest.approx(result["value"], abs=1e-4)
     assert not run.config["data"]["simulated"]
 
 

@@ -80,8 +80,8 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     choose(settings["split"], ("group", "image"), "split")
     choose(settings["classifier"], ("small_cnn", "resnet18", "efficientnet_b2"), "classifier")
     made = made_of(params["model"], settings, 2)
-    if made.augment:
-        made.augment()                                                        # refuses a pipe that does not exist
+    for build in (made.G, made.augment) if made.augment else (made.G,):
+        build()                                                               # refuses a size or a pipe that does not exist
     images = load_images(params["dataset"], params["data_dir"], settings["size"], settings["fit"])
     parts = make_parts(images, settings["split"], params["seed"])
     if settings["split"] == "group":
