@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from ..core import ConfigError, MedganError, choose
-from . import (busi, chest_xray, folder, mini_mias, phantom_chest, phantom_mammogram, phantom_ultrasound,
-                            phantom_ultrasound_rf)
+from . import (busi, cbis_ddsm, chest_xray, dicom, folder, inbreast, mini_mias, phantom_chest,
+                            phantom_mammogram, phantom_ultrasound, phantom_ultrasound_rf)
 from .cache import cached
 from .duplicates import across_classes
 from .files import read_all, read_image, read_mask
@@ -55,6 +55,10 @@ class Source:
         How an image of this set becomes a square where nothing else is asked for.
     tables : callable
         Data folder -> the files beside the images that are read too.
+    decode : callable
+        Reads one image file, or raises.
+    straddles : bool
+        Whether patients are known to be in several parts of the set as published.
     """
 
     name: str
@@ -72,6 +76,8 @@ class Source:
     near_copies: str = ""
     fit: str = "crop"
     tables: Callable[[Path], list[Path]] = lambda data_dir: []
+    decode: Callable[[Path], object] = read_image
+    straddles: bool = False
 
     @property
     def simulated(self) -> bool:
@@ -103,6 +109,21 @@ SOURCES = {source.name: source for source in (
            "download and unpack all-mias.tar.gz from peipa.essex.ac.uk/info/mias.html, then give its folder as data_dir",
            mini_mias.LAYOUT, read=mini_mias.load, files=mini_mias.images_in, belongs=mini_mias.belongs,
            counts={"all": mini_mias.PUBLISHED}, fit="pad", tables=mini_mias.tables_in),
+    Source("cbis_ddsm", "mammograms (CBIS-DDSM), Lee et al. 2017", cbis_ddsm.LICENCE,
+           "https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY",
+           "download the full mammograms and the four tables from the Cancer Imaging Archive (collection CBIS-DDSM), "
+           "then give the folder of the tables as data_dir",
+           cbis_ddsm.LAYOUT, read=cbis_ddsm.load, files=cbis_ddsm.images_in, belongs=cbis_ddsm.belongs, fit="pad",
+           tables=cbis_ddsm.tables_in, decode=dicom.read_dicom, straddles=True),
+    Source("inbreast", "mammograms (INbreast), Moreira et al. 2012", inbreast.LICENCE,
+           "https://doi.org/10.1016/j.acra.2011.09.014",
+           "ask its authors for the release, then give its folder as data_dir",
+           inbreast.LAYOUT, read=inbreast.load, files=inbreast.images_in, belongs=inbreast.belongs, fit="pad",
+           tables=inbreast.tables_in, decode=dicom.read_dicom),
+    Source("dicom_mammogram", "your own mammograms as DICOM", "not stated", "",
+           "put the films of each class into a folder of its own, then give the folder that holds these as data_dir",
+           dicom.LAYOUT, read=dicom.load, files=dicom.images_in, belongs=dicom.belongs, fit="pad",
+           decode=dicom.read_dicom),
     Source("simulated_oasbud", "simulated RF frames of breast lesions", "made by medgan_nb, Apache-2.0", "", "built in",
            "none", read=lambda size, seed: phantom_ultrasound_rf.load(size=size, seed=seed)),
     Source("folder", "your own images", "not stated", "",
@@ -194,14 +215,15 @@ def check_source(source: Source, data_dir: Path) -> list[Finding]:
     try:
         images = source.read(data_dir, size=64)
     except MedganError as error:
-        damaged = read_all([path for paths in files.values() for path in paths], damage, title="looking for damage")
+        paths = [path for found in files.values() for path in found]
+        damaged = read_all(paths, lambda path: damage(path, source.decode), title="looking for damage")
         damaged += read_all(source.masks(data_dir), lambda path: damage(path, read_mask), title="looking for damage")
         return [fault(what) for what in damaged if what] or [fault(str(error))]
     counted = [fault(what) for what in miscounts(source, files)]
     return [*counted, *conflicts(source, images), Finding(source.name, False, f"{images}")]
 
 
-def damage(path: Path, read: Callable[[Path], np.ndarray] = read_image) -> str:
+def damage(path: Path, read: Callable[[Path], object]) -> str:
     "Why a file cannot be read, or nothing."
     try:
         read(path)
@@ -218,14 +240,14 @@ def miscounts(source: Source, files: dict[tuple[str, str], list[Path]]) -> list[
 
 
 def conflicts(source: Source, images: ImageSet) -> list[Finding]:
-    "Exact copies under two classes, a fault unless published so, and groups or copies in two parts."
+    "Exact copies under two classes and groups or copies in two parts, faults unless published so."
     found = []
     for ids in across_classes(images, duplicates(images)):
         known = ids in source.conflicts
         what = f"one picture under two classes: {', '.join(ids)}{' (as published)' if known else ''}"
         found.append(Finding(source.name, not known, what))
     parts = {} if images.parts is None else {name: images.of_part(name) for name in dict.fromkeys(images.parts)}
-    return found + [Finding(source.name, True, str(leak)) for leak in leaks(**parts)]
+    return found + [Finding(source.name, not source.straddles, str(leak)) for leak in leaks(**parts)]
 
 # %% ../../nbs/19_data.sources.ipynb #a5fa21c1
 @dataclass(frozen=True)
