@@ -28,7 +28,8 @@ def scores(labels, logits, classes: tuple[str, ...]) -> dict:
     -------
     dict
         n, correct, accuracy, balanced_accuracy, f1 (of the positive class; None for K > 2), macro_f1, auc (for K > 2 the mean
-        of each class against the rest), brier, confusion (rows are the true classes), and by class recall and precision.
+        of each class against the rest), brier, confusion (rows are the true classes), and by class recall, precision, class_f1 and support
+        (images of it). Accuracy is also the micro-averaged F1.
 
     Raises
     ------
@@ -49,7 +50,8 @@ def scores(labels, logits, classes: tuple[str, ...]) -> dict:
             "balanced_accuracy": mean_known(recall), "f1": f1[1] if two else None, "macro_f1": mean_known(f1),
             "auc": None if None in areas else float(np.mean(areas)),
             "brier": float(((p - truth) ** 2).sum(1).mean() / (2 if two else 1)), "confusion": confusion.tolist(),
-            "recall": dict(zip(classes, recall)), "precision": dict(zip(classes, precision))}
+            "recall": dict(zip(classes, recall)), "precision": dict(zip(classes, precision)), "class_f1": dict(zip(classes, f1)),
+            "support": dict(zip(classes, map(int, actual)))}
 
 
 def predicted(logits) -> np.ndarray:
