@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core import ConfigError
-from .stylegan2_layers import Conv, Fir, FromGrey, Linear, Mapping, StyledConv, ToGrey, exact, spread
+from ..layers import blur, conv, double, halve
+from .stylegan2_layers import Conv, FromGrey, Linear, Mapping, StyledConv, ToGrey, exact, leaky, spread
 
 # %% ../../nbs/35_models.stylegan2.ipynb #68d785c0
 @dataclass(frozen=True)
@@ -67,22 +68,28 @@ class Synthesis(nn.Module):
             convs += [StyledConv(count[small], count[side], w_dim, side, up=True), StyledConv(count[side], count[side], w_dim, side)]
         self.convs = nn.ModuleList(convs)
         self.greys = nn.ModuleList(ToGrey(count[side], channels, w_dim) for side in sides)
-        self.fir, self.styles = Fir(), len(convs) + 1
+        self.styles = len(convs) + 1
 
     def forward(self, ws: Tensor, noise: str = "random") -> Tensor:
         with exact(ws):
-            scales = [conv.scales(w) for conv, w in zip(self.convs, ws.unbind(1))]
-            weights = [grey.scales(w) for grey, w in zip(self.greys, ws[:, 1::2].unbind(1))]
+            factors, lengths, weights = self.scales(ws)
         x, parts = self.const.expand(len(ws), -1, -1, -1), []
-        for k, (conv, (s, d)) in enumerate(zip(self.convs, scales)):
-            x = conv(x, s, d, noise)
+        for k, layer in enumerate(self.convs):
+            x = layer(x, factors[k], lengths[k], noise)
             if k % 2 == 0:                                                   # the last layer of its resolution
                 parts.append(self.greys[k // 2](x, weights[k // 2]))
         with exact(ws):
             image = parts[0]
             for part in parts[1:]:
-                image = self.fir.enlarge(image) + part
+                image = double(image) + part
         return image
+
+    def scales(self, ws: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        "What multiplies each layer's input, how much too long its output is, and the weights of the grey images."
+        styles, lengths = zip(*(layer.scales(w) for layer, w in zip(self.convs, ws.unbind(1))))
+        factors = [styles[0], *(s / before for s, before in zip(styles[1:], lengths))]
+        weights = [grey.scales(w) / length[:, :, None] for grey, w, length in zip(self.greys, ws[:, 1::2].unbind(1), lengths[::2])]
+        return factors, list(lengths), weights
 
 
 class Generator(nn.Module):
@@ -136,17 +143,19 @@ class Generator(nn.Module):
 
 # %% ../../nbs/35_models.stylegan2.ipynb #b411fa12
 class Block(nn.Module):
-    "Residual block that halves the side."
+    "Residual block that halves the side. All factors are in the filters: LReLU(c x) = c LReLU(x) for c > 0."
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.first, self.second = Conv(inputs, inputs, 3), Conv(inputs, outputs, 3, stride=2, gain=1.0)
-        self.skip = Conv(inputs, outputs, 1, active=False, gain=math.sqrt(0.5))
-        self.fir = Fir()
+        self.first, self.second = Conv(inputs, inputs, 3), Conv(inputs, outputs, 3, gain=1.0)
+        self.skip = Conv(inputs, outputs, 1, bias=False, gain=math.sqrt(0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.second(self.fir.blur(self.first(x), padding=2))
-        return y + self.skip(self.fir.blur(x, padding=1, stride=2))
+        first, second, skip = self.first, self.second, self.skip
+        y = leaky(conv(x, first.weight, first.bias * (first.gain / first.scale), padding=1))
+        y = blur(y, padding=2, gain=first.scale * second.scale)
+        y = leaky(conv(y, second.weight, second.bias * second.gain, stride=2))
+        return y + conv(halve(x, skip.scale), skip.weight)
 
 
 class Discriminator(nn.Module):
