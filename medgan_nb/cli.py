@@ -81,6 +81,7 @@ def folders(data_dir: str, outputs: str) -> dict:
 def run_grid(wanted: list, grid: list, outputs: Path, preset: str | None, jobs: int, scheduler: str, dry_run: bool) -> None:
     "Run a grid, write the report, name it, and leave with 1 if a run failed; or only say what would be run."
     from medgan_nb.study.estimate import plan
+    from medgan_nb.study.papers import STUDIES
     from medgan_nb.study.report import report
     from medgan_nb.study.sweep import DONE, default_jobs
     from medgan_nb.study.sweep import sweep as begin
@@ -91,7 +92,7 @@ def run_grid(wanted: list, grid: list, outputs: Path, preset: str | None, jobs: 
     begun = time.monotonic()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     outcome = begin(grid, jobs, scheduler).wait(say=lambda line: print(line, flush=True))
-    page = report(wanted, outputs, preset)
+    page = report(list(STUDIES.values()), outputs, {study.name: preset for study in wanted})
     failed = {name: line for name, line in outcome.items() if line != DONE}
     for name, line in failed.items():
         print(f"failed: {name}: {line}", file=sys.stderr)

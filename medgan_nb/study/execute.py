@@ -173,24 +173,26 @@ def failure(folder: Path, code: int) -> tuple[str, str]:
         cells = read_json(folder / "failed.ipynb")["cells"]
     except DataError:
         cells = []
-    for number, part in enumerate(cells):
+    for part in cells:
         for output in part.get("outputs", []):
             if output.get("output_type") == "error":
                 first = next((line for line in "".join(part["source"]).splitlines() if line.strip()), "")
-                return f"cell {number} `{first[:60]}`: {output['ename']}: {output['evalue']}", plain_text("\n".join(output["traceback"]))
+                return f"cell In [{part.get('execution_count')}] `{first[:60]}`: {output['ename']}: {output['evalue']}", plain_text("\n".join(output["traceback"]))
     log = folder / "run.log"
     said = plain_text(log.read_text(errors="replace")).strip() if log.exists() else ""
-    last = next((line for line in reversed(said.splitlines()) if line.strip()), "no message")
+    last = next((line for line in reversed(said.splitlines()) if line.strip() and "[IPKernelApp]" not in line), "no message")
+    if code < 0:
+        return f"its process was killed{at_cell(cells)} (signal {-code})", said
     if "Kernel died" in last or "DeadKernelError" in last:
         last = f"its kernel died{at_cell(cells)}; often too little memory: fewer jobs at a time, or a smaller preset"
     return f"exit status {code}: {last}", said
 
 
 def at_cell(cells: list[dict]) -> str:
-    "The cell that was being executed, for a message."
-    for number, part in enumerate(cells):
-        if part.get("metadata", {}).get("papermill", {}).get("status") == "running":
-            return f" in cell {number}"
+    "The cell that was being executed when a process died, for a message."
+    for part in cells:
+        if part.get("metadata", {}).get("papermill", {}).get("status") in ("running", "failed"):
+            return f" in cell `{''.join(part['source']).strip().splitlines()[0][:60]}`"
     return ""
 
 

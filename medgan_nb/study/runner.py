@@ -57,5 +57,6 @@ def execute(notebook: str, target: str, parameters: dict) -> None:
 def main() -> None:
     "Entry point of the process: one argument, the run as JSON."
     task = json.loads(sys.argv[1])
+    sys.modules.setdefault("rfc3987_syntax", None)
     follow(task["parent"])
     execute(task["notebook"], task["target"], task["parameters"])

@@ -25,7 +25,7 @@ def where(folder: Path) -> dict:
     """
     try:
         found = read_json(folder / "progress.json")
-        phase = str(found["phase"])
+        phase = str(found["phase"]).replace("done", "finishing its notebook")
     except (DataError, KeyError, TypeError):
         return {"phase": ""}
     log = read_lines(folder / "log.jsonl") if "kimg" in found else []
@@ -77,12 +77,12 @@ def states(outputs: Path | str, papers: Iterable[str]) -> list[dict]:
 
 # %% ../../nbs/81_study.status.ipynb #701038a9
 def line(row: dict) -> str:
-    "A row as a line of text: `running; training the GAN: 1.0 of 4.0 kimg, 200 images/s, 15 s left`."
+    "A row as a line of text: `running; training the GAN: 1 of 4 kimg, 200 images/s, 15 s left`."
     text = row["state"]
     if row.get("phase"):
         text += f"; {row['phase']}"
     if "kimg" in row:
-        text += f": {row['kimg']:.1f} of {row['of']:.1f} kimg, {row['rate']:.0f} images/s, {duration(row['left'])} left"
+        text += f": {row['kimg']:.4g} of {row['of']:.4g} kimg, {row['rate']:.0f} images/s, {duration(row['left'])} left"
     return text
 
 
@@ -97,7 +97,7 @@ def html(rows: list[dict]) -> str:
     "Rows as an HTML table for a notebook, with a bar where a GAN trains."
     body = ""
     for row in rows:
-        bar = f"<progress max='{row['of']:.3f}' value='{row['kimg']:.3f}'></progress> {row['kimg']:.1f} of {row['of']:.1f}" if "kimg" in row else ""
+        bar = f"<progress max='{row['of']:.3f}' value='{row['kimg']:.3f}'></progress> {row['kimg']:.4g} of {row['of']:.4g}" if "kimg" in row else ""
         rate, left = (f"{row['rate']:.0f}", duration(row["left"])) if "kimg" in row else ("", "")
         cells = (row["paper"], row["run"], row["state"], row.get("phase", ""))
         body += f"<tr>{''.join(f'<td>{escape(str(cell))}' for cell in cells)}<td>{bar}<td>{rate}<td>{left}"
