@@ -47,8 +47,8 @@ NARROW = {"config": "auto", "mapping_layers": 2, "batch": 8, "ada_filter": "bili
 PRESETS = {
     "smoke": COMMON | NARROW | {"size": 32, "kimg": 0.16, "channel_base": 256, "channel_max": 32, "latent": 32, "ada_kimg": 5.0,
                                 "n_fakes": 60, "reader_epochs": 1, "clf_epochs": 1, "clf_steps": 1, "folds": 2},
-    "quick": COMMON | NARROW | {"size": 32, "kimg": 2.4, "channel_base": 512, "channel_max": 64, "latent": 64, "ada_kimg": 5.0,
-                                "n_fakes": 280, "reader_epochs": 4, "clf_epochs": 4, "clf_steps": 40},
+    "quick": COMMON | NARROW | {"size": 32, "kimg": 2.0, "channel_base": 512, "channel_max": 64, "latent": 64, "ada_kimg": 5.0,
+                                "n_fakes": 280, "reader_epochs": 4, "clf_epochs": 4, "clf_steps": 40, "folds": 3},
     "short": COMMON | NARROW | {"size": 64, "kimg": 20.0, "channel_base": 1024, "channel_max": 128, "latent": 128, "ada_kimg": 25.0,
                                 "n_fakes": 2000, "reader_epochs": 10, "clf_epochs": 12, "clf_steps": 100},
     "paper": COMMON | {"size": 256, "kimg": 5000.0, "config": "paper256", "mapping_layers": 8, "batch": 64, "channel_base": 16384,
