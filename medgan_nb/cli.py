@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'reader_app', 'Outputs', 'Jobs', 'Scheduler', 'DryRun', 'DataDir', 'main', 'reproduce', 'sweep',
-           'folders', 'run_grid', 'report_command', 'status', 'data_list', 'print_sets', 'data_check', 'data_audit',
-           'reader_build', 'reader_score', 'doctor']
+           'folders', 'run_grid', 'report_command', 'status', 'data_list', 'print_sets', 'data_check', 'data_fetch',
+           'data_audit', 'reader_build', 'reader_score', 'doctor']
 
 # %% ../nbs/90_cli.ipynb #82eee782
 import shutil
@@ -152,6 +152,15 @@ def data_check(folder: Annotated[Path, typer.Argument(help="Folder of an image s
         print(f"{'FAULT' if finding.fault else 'ok':6} {finding.what}")
     if any(finding.fault for finding in findings):
         raise typer.Exit(2)
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="Name of the set; see data list.")],
+               folder: Annotated[Path, typer.Argument(help="Where to.")] = Path(".")) -> None:
+    "Download a published set where its publisher allows it, and verify its checksum."
+    from medgan_nb.data.sources import fetch
+
+    print(fetch(name, folder))
 
 
 @data_app.command("audit")

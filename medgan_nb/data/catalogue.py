@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import (busi, cbis_ddsm, chest_xray, dicom, folder, inbreast, mini_mias, phantom_chest,
+from . import (busi, cbis_ddsm, chest_xray, dicom, folder, inbreast, mini_mias, oasbud, phantom_chest,
                             phantom_mammogram, phantom_ultrasound, phantom_ultrasound_rf)
 from .files import read_image
 from .images import ImageSet
@@ -48,6 +48,8 @@ class Source:
         Reads one image file, or raises.
     straddles : bool
         Whether patients are known to be in several parts of the set as published.
+    fetch : callable or None
+        Folder -> the file in it, downloaded and its checksum verified; None where a person has to get the set.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Source:
     tables: Callable[[Path], list[Path]] = lambda data_dir: []
     decode: Callable[[Path], object] = read_image
     straddles: bool = False
+    fetch: Callable[[Path], Path] | None = None
 
     @property
     def simulated(self) -> bool:
@@ -113,6 +116,11 @@ SOURCES = {source.name: source for source in (
            "put the films of each class into a folder of its own, then give the folder that holds these as data_dir",
            dicom.LAYOUT, read=dicom.load, files=dicom.images_in, belongs=dicom.belongs, fit="pad",
            decode=dicom.read_dicom),
+    Source("oasbud", "raw ultrasound echoes of breast lesions (OASBUD), Piotrzkowska-Wroblewska et al. 2017", oasbud.LICENCE,
+           f"https://doi.org/{oasbud.DOI}", f"download {oasbud.NAME} from doi.org/{oasbud.DOI}, or medgan-nb data fetch oasbud, "
+           "then give its folder as data_dir",
+           oasbud.LAYOUT, read=oasbud.load, files=oasbud.files_in, belongs=oasbud.belongs, fit="stretch",
+           decode=oasbud.read_through, fetch=oasbud.fetch),
     Source("simulated_oasbud", "simulated RF frames of breast lesions", "made by medgan_nb, Apache-2.0", "", "built in",
            "none", read=lambda size, seed: phantom_ultrasound_rf.load(size=size, seed=seed)),
     Source("folder", "your own images", "not stated", "",
