@@ -61,7 +61,7 @@ body{font:16px/1.55 system-ui,sans-serif;margin:2rem auto;max-width:74rem;paddin
 h1,h2,h3{line-height:1.2} h2{margin-top:3rem;border-top:1px solid var(--line);padding-top:1.5rem} a{color:var(--mark)}
 table{border-collapse:collapse;font-size:.85rem;margin:.3rem 0 1.5rem} caption{text-align:left;color:var(--dim);padding:.2rem 0} .wide{overflow-x:auto}
 th,td{padding:.28rem .6rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top} th{white-space:nowrap}
-td.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap} .interval{color:var(--dim)}
+td.short{white-space:nowrap} td.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap} .interval{color:var(--dim)}
 .inside,.holds{color:var(--good);font-weight:600} .outside,.fails{color:var(--bad);font-weight:600} .muted{color:var(--dim)}
 figure{margin:1rem 0} figure img{max-width:100%;height:auto} .claim{border-left:4px solid var(--mark);padding:.3rem 1rem;background:var(--soft)}
 .partial{border-left:4px solid var(--bad);padding:.3rem 1rem;background:var(--soft)} .claims td{min-width:9rem} .claims ul{margin:0;padding-left:1.1rem}
@@ -110,8 +110,8 @@ def found(tables: dict[str, list[dict]]) -> str:
 
 def verdict_word(verdict: str) -> str:
     "A verdict, coloured if it is one that decides."
-    last = verdict.split()[-1] if "(" not in verdict else ""
-    return f"<span class='{escape(last)}'>{escape(verdict)}</span>"
+    decided = "(" not in verdict and verdict not in ("", "no reference")
+    return f"<span class='{escape(verdict.split()[-1]) if decided else 'muted'}'>{escape(verdict)}</span>"
 
 
 def basis(part: Part) -> str:
@@ -172,7 +172,7 @@ def html_cell(column: str, row: dict) -> str:
     "One cell: numbers to four digits, an interval behind ours, verdicts coloured."
     value = row[column]
     if column == "verdict":
-        return f"<td>{verdict_word(value or '')}"
+        return f"<td{'' if '(' in (value or '') else ' class=short'}>{verdict_word(value or '')}"
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return f"<td>{escape('' if value is None else str(value))}"
     behind = f" <span class=interval>[{number(row['low'])}, {number(row['high'])}]</span>" if column == "ours" and row["low"] is not None \
