@@ -16,10 +16,10 @@ test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup tests
 
 lab: .venv/run
-	$(BIN)/jupyter lab papers
+	$(BIN)/jupyter lab papers/index.ipynb
 
-docs:
-	@echo "The site is not built yet; read the notebooks in nbs/ and papers/, or outputs/report/index.html after make reproduce."
+docs: .venv/docs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/build.py
 
 clean:
 	rm -rf .venv build *.egg-info _proc _docs .pytest_cache .hypothesis
@@ -34,5 +34,9 @@ clean:
 	@touch $@
 
 .venv/dev: .venv/bin/python settings.ini setup.py
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,docs]'
+	@touch $@ .venv/run
+
+.venv/docs: .venv/bin/python settings.ini setup.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
 	@touch $@ .venv/run

@@ -1,0 +1,38 @@
+"""Keep the executed notebook of the run that a study's page shows: `python docs/keep.py p4 OUTPUTS`, once its runs are published.
+
+Widget state, papermill's bookkeeping and folders of this machine do not go along.
+"""
+import json
+import re
+import sys
+from pathlib import Path
+
+from pages import ROOT, calm
+from medgan_nb.core import atomic_write
+from medgan_nb.study.papers import STUDIES
+from medgan_nb.study.report import chosen, shown_run
+
+PRIVATE = re.compile(r"(?:/(?:home|root|Users|work|tmp|mnt|data|scratch)\b|[A-Za-z]:\\)[^\s\"'\\,;)]*")
+
+
+def keep(name: str, outputs: Path) -> Path:
+    "Copy the notebook; fails if a path of this machine is left in it."
+    runs, source = chosen(STUDIES[name], ROOT / "nowhere")
+    run = shown_run(runs)
+    book = json.loads((outputs / name / run.id / "executed.ipynb").read_text(encoding="utf-8"))
+    cells = []
+    for cell in book["cells"]:
+        text = re.sub(r'^(data_dir|outputs) = .*$', r'\1 = ""', "".join(cell["source"]), flags=re.MULTILINE)
+        cells.append({**cell, "source": text, "metadata": {"tags": cell["metadata"].get("tags", [])}})
+        if cell["cell_type"] == "code":
+            cells[-1]["outputs"] = [calm(o) for o in cell["outputs"] if o.get("name") != "stderr"]
+    book = {"cells": cells, "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
+    text = json.dumps(book, indent=1, ensure_ascii=False) + "\n"
+    left = PRIVATE.findall(re.sub(r'"image/png": "[^"]*"', "", text))
+    if left:
+        sys.exit(f"{run.id}: names folders of this machine: {left[:3]}")
+    return atomic_write(ROOT / "docs" / "executed" / f"{name}.ipynb", text)
+
+
+if __name__ == "__main__":
+    print(keep(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,202 @@
+"""The pages of the site: library from nbs/, studies and front page from outputs/published/, how-tos from docs/."""
+import json
+import re
+import shutil
+from pathlib import Path
+
+from reference import anchor, entry, first_line, public
+from medgan_nb.study.papers import STUDIES
+from medgan_nb.study.report import chosen, shown_run
+from medgan_nb.viz.grid import save_figure
+
+ROOT = Path(__file__).resolve().parent.parent
+GROUPS = {"0": "Core", "1": "Data", "2": "Augmentation", "3": "Models and layers", "4": "Losses", "5": "Training", "6": "Metrics", "70": "Figures", "71": "Figures",
+          "72": "Figures", "73": "Figures", "7": "Downstream", "8": "Studies", "85": "Applications", "86": "Applications", "87": "Applications", "88": "Applications", "9": "Command line and layout"}
+DIRECTIVE = re.compile(r"^\s*#\s*\|.*\n?", re.MULTILINE)
+PAPER_TITLES = {"inside": "holds", "outside": "fails", "direction holds": "holds", "direction fails": "fails"}
+
+
+# library
+
+def library(source: Path) -> None:
+    "A page a notebook of nbs/, grouped, and an index of every public name."
+    folder, index, groups = source / "library", [], {}
+    folder.mkdir()
+    for path in sorted((ROOT / "nbs").glob("[0-9]*.ipynb")):
+        book = json.loads(path.read_text(encoding="utf-8"))
+        name = path.stem.replace(".", "_")
+        book["cells"] = [made for cell in book["cells"] if (made := shown(cell))]
+        module = next((m for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if (m := exported_to(c))), None)
+        if module:
+            index += [(node.name, module, first_line(node)) for node in public(module_file(module))]
+            book["cells"].append(markdown(reference(module)))
+        (folder / f"{name}.ipynb").write_text(json.dumps(book), encoding="utf-8")
+        groups.setdefault(group_of(path.stem), []).append(name)
+    toc = "\n".join(f"```{{toctree}}\n:caption: {title}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n" for title, names in groups.items())
+    text = ("# Library\n\nThe notebooks that the package is exported from: each explains one idea, shows it, and asserts what must hold. A reference with signatures "
+            f"stands at the end of each page, and [every public name](../api.md) in one list.\n\n{toc}")
+    (folder / "index.md").write_text(text, encoding="utf-8")
+    api(source, index)
+
+
+def shown(cell: dict) -> dict | None:
+    "A cell as a reader sees it: hidden and housekeeping cells left out, nbdev's directives taken out of the rest."
+    text = "".join(cell["source"])
+    if cell["cell_type"] == "code" and re.search(r"#\s*\|\s*(hide|default_exp)\b", text):
+        return None
+    if cell["cell_type"] == "code" and not DIRECTIVE.sub("", text).strip():
+        return None
+    return {**cell, "source": (DIRECTIVE.sub("", text) if cell["cell_type"] == "code" else text).strip("\n"), "metadata": {}}
+
+
+def exported_to(cell: dict) -> str | None:
+    "The module a notebook exports, if this is the cell that says so."
+    found = re.search(r"#\|\s*default_exp\s+([\w.]+)", "".join(cell["source"]))
+    return found and found[1]
+
+
+def module_file(module: str) -> Path:
+    return ROOT / "medgan_nb" / (module.replace(".", "/") + ".py")
+
+
+def group_of(stem: str) -> str:
+    return GROUPS.get(stem[:2]) or GROUPS[stem[0]]
+
+
+def markdown(text: str) -> dict:
+    return {"cell_type": "markdown", "metadata": {}, "source": text, "id": "reference"}
+
+
+def reference(module: str) -> str:
+    "The reference of a module as one Markdown cell."
+    entries = "\n".join(entry(module, node) for node in public(module_file(module)))
+    return f"## Reference: `medgan_nb.{module}`\n\n{entries}"
+
+
+def api(source: Path, index: list[tuple[str, str, str]]) -> None:
+    "Every public name in one table."
+    rows = "\n".join(f"| [{name}](#{anchor(module, name)}) | `medgan_nb.{module}` | {text_cell(text)} |"
+                     for name, module, text in sorted(index, key=lambda row: row[0].lower()))
+    (source / "api.md").write_text(f"# Every public name\n\n| name | module | what it is |\n|---|---|---|\n{rows}\n", encoding="utf-8")
+
+
+def text_cell(text: str) -> str:
+    from reference import cell
+
+    return cell(text)
+
+
+# studies
+
+def studies_pages(source: Path) -> dict[str, tuple]:
+    "A page a study, and its notebook; returns for the front page what each study's runs are."
+    folder, found = source / "studies", {}
+    folder.mkdir()
+    for name, study in STUDIES.items():
+        runs, _ = chosen(study, ROOT / "nowhere")
+        found[name] = (study, runs)
+        (folder / f"{name}.md").write_text(study_page(study, runs, folder), encoding="utf-8")
+        notebook(study, runs, folder)
+    toc = "\n".join(f"{name}\n{name}_notebook" for name in found)
+    (folder / "index.md").write_text("# Studies\n\nEach page holds the claim, what our published runs say about it, every table beside the paper's, and the notebook.\n\n"
+                                     f"```{{toctree}}\n:maxdepth: 1\n\n{toc}\n```\n", encoding="utf-8")
+    return found
+
+
+def study_page(study, runs: list, folder: Path) -> str:
+    "The claim, the reading, the verdicts, figures and tables of a study."
+    head = f"# {study.name}: {study.title}\n\n**The paper's claim.** {study.claim}\n\n"
+    link = f"The notebook: [{study.notebook}]({study.name}_notebook.ipynb). Run it yourself: `medgan-nb reproduce {study.name}`.\n\n"
+    if not runs:
+        return head + f"No run of this study has been published yet, so nothing is said here about the claim.\n\n{link}"
+    tables, data = study.tables(runs), runs[0].config["data"]
+    verdicts = [row for rows in tables.values() for row in rows if row["verdict"] and row["verdict"] != "no reference"]
+    text = (head + f"**What our runs say.** {study.reading(runs)}\n\n{link}{len(runs)} published runs, preset {runs[0].config['params']['preset']}, on "
+            f"{data['name']} ({data['licence']}).\n\n## Verdicts\n\n{table(verdicts)}\n## Figures\n\n")
+    pictures = folder / study.name
+    pictures.mkdir()
+    for title, figure in study.figures(runs).items():
+        save_figure(figure, pictures / f"{title}.png")
+    for picture in sorted((shown_run(runs).folder / "figures").glob("*.png")):
+        shutil.copy(picture, pictures)
+    for picture in sorted(pictures.glob("*.png")):
+        words = picture.stem.replace("_", " ")
+        text += f"### {words}\n\n![{words}]({study.name}/{picture.name})\n\n"
+    return text + "## Tables\n\n" + "".join(f"### {name.replace('_', ' ')}\n\n{table(rows)}\n" for name, rows in tables.items())
+
+
+def table(rows: list[dict]) -> str:
+    "Rows of a report as Markdown; columns that are empty throughout are left out."
+    if not rows:
+        return "None.\n"
+    columns = [c for c in rows[0] if any(row[c] not in (None, "") for row in rows)]
+    value = lambda v: "" if v is None else f"{v:.4g}" if isinstance(v, float) else text_cell(str(v))
+    lines = ["| " + " | ".join(value(row[c]) for c in columns) + " |" for row in rows]
+    return "| " + " | ".join(columns) + " |\n|" + "---|" * len(columns) + "\n" + "\n".join(lines) + "\n"
+
+
+def notebook(study, runs: list, folder: Path) -> None:
+    "The executed notebook of the run that is shown, or the notebook as it is stored, which says so."
+    kept = [path for path in [ROOT / "docs" / "executed" / f"{study.name}.ipynb"] + [run.folder / "executed.ipynb" for run in runs] if path.exists()]
+    path = kept[0] if kept else ROOT / "papers" / f"{study.notebook}.ipynb"
+    book = json.loads(path.read_text(encoding="utf-8"))
+    book["metadata"] = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    cells = [{**cell, "metadata": {}} for cell in book["cells"] if "papermill-error-cell-tag" not in cell["metadata"].get("tags", [])]
+    said = ("As it was executed for the published run." if kept else "The notebook as it is stored, without outputs; "
+            f"`medgan-nb reproduce {study.name}` runs it.") + f" Source: `papers/{study.notebook}.ipynb`."
+    first = "".join(cells[0]["source"])
+    cells[0]["source"] = first.rstrip() + f"\n\n*{said}*"
+    for cell in cells:
+        cell["outputs"] = [calm(out) for out in cell.get("outputs", []) if out.get("name") != "stderr"] if cell["cell_type"] == "code" else None
+        if cell["outputs"] is None:
+            del cell["outputs"]
+    book["cells"] = cells
+    (folder / f"{study.name}_notebook.ipynb").write_text(json.dumps(book), encoding="utf-8")
+
+
+def calm(output: dict) -> dict:
+    "An output without what only a running notebook can show."
+    data = output.get("data")
+    return output if data is None else {**output, "data": {k: v for k, v in data.items() if "widget" not in k or "image/png" not in data}, "metadata": {}}
+
+
+# front page and how-tos
+
+def howtos(source: Path) -> None:
+    "The how-tos, with the simulation that one of them speaks of."
+    from simulation import small_sets
+
+    folder = source / "howto"
+    folder.mkdir()
+    numbers = small_sets(folder)
+    names = []
+    for path in sorted((ROOT / "docs").glob("howto_*.md")):
+        text = path.read_text(encoding="utf-8")
+        for key, value in numbers.items():
+            text = text.replace("{{" + key + "}}", value)
+        (folder / path.name).write_text(text, encoding="utf-8")
+        names.append(path.stem)
+    toc = "\n".join(names)
+    (folder / "index.md").write_text(f"# How to\n\n```{{toctree}}\n:maxdepth: 1\n\n{toc}\n```\n", encoding="utf-8")
+
+
+def front_page(source: Path, found: dict[str, tuple]) -> None:
+    "What it is, a picture, two commands, and what was found about each paper."
+    rows = "\n".join(f"| [{name}](studies/{name}.md) | {study.title} | {text_cell(study.claim)} | {finding(study, runs)} |" for name, (study, runs) in found.items())
+    picture = next((f"![{study.title}: our runs beside the paper's numbers](studies/{study.name}/{path.name})" for study, runs in found.values() if runs
+                    for path in sorted((source / "studies" / study.name).glob("fig2*.png"))), "")
+    missing = [name for name, (_, runs) in found.items() if not runs]
+    gap = f"No runs are published yet for {', '.join(missing)}.\n\n" if missing else ""
+    text = (ROOT / "docs" / "front.md").read_text(encoding="utf-8")
+    for key, value in {"claims": f"| study | what | the paper's claim | what our runs say |\n|---|---|---|---|\n{rows}\n\n{gap}", "picture": picture}.items():
+        text = text.replace("{{" + key + "}}", value)
+    (source / "index.md").write_text(text, encoding="utf-8")
+
+
+def finding(study, runs: list) -> str:
+    "The verdict on a study's claim and the sentence it rests on."
+    if not runs:
+        return "no published run yet"
+    sentence = text_cell(re.split(r"(?<=[.!?]) (?=[A-Z0-9])", study.reading(runs))[0])
+    found = re.search(r"direction (holds|fails)", sentence)
+    return sentence if not found else sentence.replace(found[0], f'<span class="verdict-{found[1]}">{found[0]}</span>')
