@@ -29,6 +29,7 @@ from ..models.readers import SmallCNN, reader
 from ..models.registry import recipe
 from . import p2_tables
 from .p2_leak import leakage_rows
+from .p2_scores import arm_scores
 from .p2_watch import watch
 from .plan import Study, resolve
 from .run import Run
@@ -254,7 +255,7 @@ def results(run: Run, synthetic: ImageSet, trained: Trained, left: dict[str, dic
     "All rows of metrics.json."
     keep_predictions(run, left)
     rows = [dict(table="classifier", row=name, column="micro-F1", value=value, low=low, high=high, n=len(run.data["test"]), note=note)
-            for name, value, low, high, note in p2_tables.arm_scores(run)]
+            for name, value, low, high, note in arm_scores(run)]
     return rows + quality_rows(run, synthetic, trained) + leakage_rows(run.data["all"], len(run.data["test"]), sizes_of(run))
 
 
