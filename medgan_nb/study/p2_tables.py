@@ -21,7 +21,7 @@ from .p2_watch import trajectory_figure
 from .run import Run
 from .verdict import markdown, of_direction, of_value, reference, row
 from ..viz.curves import curve_with_band
-from ..viz.grid import image_grid
+from ..viz.grid import beside, draw_mosaic, tile
 
 # %% ../../nbs/82_study.p2_tables.ipynb #efce67f1
 def fid_table(runs: list[Run]) -> list[dict]:
@@ -120,9 +120,10 @@ def sample_figure(runs: list[Run]) -> Figure:
     rows = [np.asarray(Image.open(path)) for path in found.values()]
     side = rows[0].shape[0]
     images = np.concatenate([r.reshape(side, -1, side).transpose(1, 0, 2) for r in rows])[:, None] / 127.5 - 1
-    columns = rows[0].shape[1] // side
-    titles = [name if k == 0 else "" for name in found for k in range(columns)]
-    return image_grid(images.astype(np.float32), columns=columns, titles=titles)
+    figure, axes = draw_mosaic(tile(images.astype(np.float32), rows[0].shape[1] // side), (side, side), 1.0)
+    for k, title in enumerate(found):
+        beside(axes, (k + 0.5) * side, title.replace(", ", "\n", 1).replace("StyleGAN2 ", ""))
+    return figure
 
 
 def figures(runs: list[Run]) -> dict[str, Figure]:
