@@ -10,6 +10,7 @@ that are not installed are named and skipped: torch-fidelity (kid), prdc (prdc).
 """
 import argparse
 import contextlib
+import copy
 import hashlib
 import importlib.util
 import json
@@ -18,12 +19,13 @@ import statistics
 import tempfile
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from heap import heap
 
-from medgan_nb.core import keep_heap
 from medgan_nb.metrics.coverage import prdc
 from medgan_nb.metrics.features import inception_network, load_inception
 from medgan_nb.metrics.frechet import frechet_distance, frechet_from_moments
@@ -32,6 +34,7 @@ from medgan_nb.metrics.similarity import pair_ssim, random_pairs, ssim
 
 
 CLOCK = time.perf_counter
+KEPT = False                                                                 # whether the peer's heap keeps freed memory
 
 
 def compare(name, peer, ours, difference, bound, rounds):
@@ -148,15 +151,26 @@ def features(rounds):
         path.write_bytes(content)
         network = load_inception(path, hashlib.sha256(content).hexdigest())
     x = torch.rand(16, 3, 256, 256)
+    theirs = torch.no_grad()(lambda: peer(x)[0].flatten(1))
+    short = copy.deepcopy(network).bfloat16()
 
     @torch.inference_mode()
-    def ours():
+    def ours(network=network, dtype=torch.float32):
         resized = torch.nn.functional.interpolate(2 * x - 1, size=(299, 299), mode="bilinear", align_corners=False)
-        return network(resized.contiguous(memory_format=torch.channels_last)).flatten(1)
+        return network(resized.to(dtype).contiguous(memory_format=torch.channels_last)).float().flatten(1)
 
-    ours()
-    return [compare("Inception, 16 images / pytorch-fid", torch.no_grad()(lambda: peer(x)[0].flatten(1)), ours,
-                    lambda p, q: (p - q).norm() / p.norm(), 1e-4, rounds)]
+    rows = []
+    def with_heap(kept, call):
+        def run():
+            heap(kept)
+            return call()
+        return run
+
+    for name, call, bound in (("", ours, 1e-4), (" in bf16", partial(ours, short, torch.bfloat16), 0.02)):
+        sides = with_heap(KEPT, theirs), with_heap(True, call)
+        sides[0](), sides[1]()
+        rows.append(compare(f"Inception, 16 images{name} / pytorch-fid", *sides, lambda p, q: (p - q).norm() / p.norm(), bound, rounds))
+    return rows
 
 
 PARTS = {"frechet": (frechet, None), "ssim": (similarity, None), "inception": (features, None),
@@ -169,16 +183,16 @@ def main():
     parser.add_argument("--parts", default=",".join(PARTS), help=f"which, separated by commas, of: {', '.join(PARTS)}")
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch; numpy's follow OMP_NUM_THREADS")
-    parser.add_argument("--keep-heap", action="store_true", help="keep freed memory in the process, for both sides")
+    parser.add_argument("--keep-heap", action="store_true", help="keep freed memory in the process, for both sides (ours always does for Inception)")
     parser.add_argument("--cpu", action="store_true", help="count processor seconds, for one thread on a busy machine")
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
-    global CLOCK
+    global CLOCK, KEPT
     CLOCK = time.process_time if options.cpu else time.perf_counter
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)
-    if options.keep_heap:
-        keep_heap()
+    KEPT = options.keep_heap
+    heap(KEPT)
     print(f"{'':44}{'peer s':>10}{'ours s':>10}{'ratio':>9}   range   difference")
     rows = []
     for part in options.parts.split(","):

@@ -16,7 +16,6 @@ aug@bgc        adaptive augmentation alone, p = 1; Gmain@bgc, Dmain@bgc, Dreg@bg
 with the heap as the system gives it ("shipped") and with freed memory kept ("kept", `core.keep_heap`, as our runs have it).
 """
 import argparse
-import ctypes
 import gc
 import json
 import statistics
@@ -28,9 +27,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from heap import heap
 
 from medgan_nb.augment import AdaptiveAugment
-from medgan_nb.core import keep_heap
 from medgan_nb.models.registry import recipe
 from medgan_nb.train.step import average, d_step, finish, g_step, generate, start
 
@@ -50,7 +49,6 @@ def phases(res, batch, device, channels, phases, augs, seed, precision="bf16", a
     x_real = (torch.rand(batch, 1, res, res, device=device) * 2 - 1).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         x_fake, _ = generate(state, batch)
-    found = {}
 
     def network_phases(suffix):
         def g_main():
@@ -154,15 +152,6 @@ def peer_phases(folder, res, batch, device, channels, phases, augs, seed, aug_p=
         found |= {f"{key}@{name}": phase(key, pipe) for key in ("Gmain", "Dmain", "Dreg")}
     found["ema"], found["gen"] = ema, torch.no_grad()(partial(G_ema, z, c))
     return {key: run for key, run in found.items() if key in phases}
-
-
-def heap(kept):
-    "Keep freed memory in the process, or give it back as glibc does once its thresholds have adapted to large blocks."
-    if kept:
-        keep_heap()
-    else:
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 65536), libc.mallopt(-3, 32 << 20), libc.mallopt(-1, 64 << 20), libc.malloc_trim(0)
 
 
 def seconds(run, device):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import DataError, as_images, stream
+from ..core import DataError, as_images, choose, stream
 from ..weights import INCEPTION, Published, available, converted, needed, read_weights
 
 # %% ../../nbs/60_metrics.features.ipynb #54ac8beb
@@ -127,7 +127,7 @@ def inception_network() -> nn.Sequential:
     return network.eval().requires_grad_(False)
 
 # %% ../../nbs/60_metrics.features.ipynb #2b63db8a
-def inception(source: Published = INCEPTION, folder: Path | str | None = None) -> Extractor:
+def inception(source: Published = INCEPTION, folder: Path | str | None = None, precision: str = "fp32") -> Extractor:
     """The Inception network of FID, 2048 features; its weights are fetched on the first call and kept.
 
     Parameters
@@ -136,20 +136,24 @@ def inception(source: Published = INCEPTION, folder: Path | str | None = None) -
         The weights. Any but the published ones give an extractor of another name, never `FID`.
     folder : path, optional
         Where the weights are kept: by default `weights` in the cache folder (`MEDGAN_CACHE`).
+    precision : str
+        "fp32", or "bf16": nearly twice as fast where the processor has it, features within a hundredth, and an extractor of another name.
 
     Raises
     ------
     WeightsError
         If the weights are absent and cannot be fetched, or a file is not the one it should be.
     """
-    network = load_inception(*converted(source, needed(inception_network()), folder))
+    dtype = choose(precision, {"fp32": torch.float32, "bf16": torch.bfloat16}, "precision of features")
+    network = load_inception(*converted(source, needed(inception_network()), folder)).to(dtype)
 
     def features(x: Tensor) -> Tensor:
-        x = F.interpolate(x.expand(-1, 3, -1, -1), size=(299, 299), mode="bilinear", align_corners=False)
+        x = F.interpolate(x.expand(-1, 3, -1, -1), size=(299, 299), mode="bilinear", align_corners=False).to(dtype)
         return network.to(x.device)(x.contiguous(memory_format=torch.channels_last)).flatten(1)
 
-    published = source == INCEPTION
-    return Extractor("inception" if published else f"inception-{source.sha256[:8]}", 2048, features, published)
+    published = source == INCEPTION and precision == "fp32"
+    name = ["inception"] + [source.sha256[:8]] * (source != INCEPTION) + [precision] * (precision != "fp32")
+    return Extractor("-".join(name), 2048, features, published)
 
 
 def load_inception(path: Path, sha256: str) -> nn.Sequential:
