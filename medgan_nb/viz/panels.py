@@ -36,7 +36,7 @@ def line_panels(panels: dict[str, dict[str, tuple]], xlabel: str, log: tuple[str
     """
     if not panels:
         raise DataError("panels: none; expected one or more")
-    figure, names = blank_figure(min(3.3 * len(panels) + 0.5, 12), 3.2), list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    figure, names = blank_figure(min(3.3 * max(len(panels), 2) + 0.5, 12), 3.4), list(dict.fromkeys(name for curves in panels.values() for name in curves))
     colors = dict(zip(names, [PALETTE[c] for c in ("blue", "vermilion", "green", "purple", "orange", "sky", "grey")] * len(names)))
     for axes, (title, curves) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items()):
         for name, (x, y) in curves.items():
@@ -46,7 +46,7 @@ def line_panels(panels: dict[str, dict[str, tuple]], xlabel: str, log: tuple[str
             axes.plot(x, np.where(y > 0, y, np.nan) if title in log else y, color=colors[name], label=name, marker=marker, markersize=4)
         axes.set(xlabel=xlabel, ylabel=title, yscale="log" if title in log else "linear")
     handles = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(len(handles), 4))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=min(len(handles), max(2, len(panels))))
     return figure
 
 # %% ../../nbs/73_viz.panels.ipynb #65d5ae15
