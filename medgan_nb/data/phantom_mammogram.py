@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core import ConfigError, stream
 from .images import ImageSet
-from .phantom_chest_organs import draw, edge, stack, to_segment
+from .phantom_chest_organs import draw, edge, stack
 
 # %% ../../nbs/12_data.phantom_mammogram.ipynb #223a3c09
 ANATOMY = dict(
