@@ -164,7 +164,10 @@ def check(images: ImageSet) -> None:
 
 
 def join(sets: Sequence[ImageSet], name: str) -> ImageSet:
-    "One set from several of equal size, dtype and classes (for example real and generated images)."
+    """One set from several of equal size, dtype and classes (for example real and generated images).
+
+    Notes are kept, each once; masks are kept where all have them, parts are not.
+    """
     first = sets[0]
     for other in sets[1:]:
         if other.store.shape[1:] != first.store.shape[1:] or other.store.dtype != first.store.dtype:
@@ -173,5 +176,7 @@ def join(sets: Sequence[ImageSet], name: str) -> ImageSet:
         if other.classes != first.classes:
             raise DataError(f"{other.name}: classes {other.classes} differ from {first.classes} of {first.name}")
     whole = lambda key: np.concatenate([getattr(s, key) for s in sets])
-    return ImageSet(torch.cat([s.pixels for s in sets]), whole("labels"), first.classes, whole("groups"), whole("ids"),
-                    name=name, licence=first.licence, simulated=any(s.simulated for s in sets))
+    masks = None if any(s.masks is None for s in sets) else torch.cat([s.masks[s.rows] for s in sets])
+    return ImageSet(torch.cat([s.pixels for s in sets]), whole("labels"), first.classes, whole("groups"), whole("ids"), masks=masks,
+                    name=name, licence=first.licence, simulated=any(s.simulated for s in sets),
+                    notes=tuple(dict.fromkeys(note for s in sets for note in s.notes)))

@@ -184,8 +184,8 @@ def mask_arms(real: ImageSet, synthetic: ImageSet, plan: Plan, seed: int) -> lis
 
 
 def with_masks(sets: list[ImageSet], name: str) -> ImageSet:
-    "Sets with masks joined, masks and all."
-    return replace(join(sets, name), masks=torch.cat([masked(images).masks[images.rows] for images in sets]))
+    "Sets joined, each of which must have masks."
+    return join([masked(images) for images in sets], name)
 
 
 @dataclass(frozen=True, eq=False)
