@@ -105,7 +105,8 @@ def films(data_dir: Path | str) -> dict[Path, Case]:
     listed = cases(root)
     found = {path: case for case in listed if (path := file_of(case, root))}
     if not found:
-        raise DataError(f"{shown(root)}: none of the {len(listed)} case folders of the tables is in it; expected {LAYOUT}")
+        raise DataError(f"{shown(root)}: none of the {len(listed)} case folders of the tables is in it; "
+                        f"expected {LAYOUT}")
     return found
 
 

@@ -136,7 +136,7 @@ def to_scan(dataset) -> Scan:
     "Decode, and bring signed, inverted and padded pixels to one form."
     top, stored = 2 ** int(dataset.BitsStored) - 1, int(dataset.BitsStored)
     shift = 2 ** (stored - 1) if dataset.get("PixelRepresentation") else 0
-    raw = dataset.pixel_array.astype(np.int64)
+    raw = dataset.pixel_array.astype(np.int32)
     padding = dataset.get("PixelPaddingValue")
     padded = raw == padding if isinstance(padding, int) else np.zeros(raw.shape, bool)
     values = raw + shift
@@ -154,7 +154,8 @@ def to_scan(dataset) -> Scan:
 
 def window_of(dataset, shift: int) -> tuple[tuple[float, float] | None, str]:
     "The stored values that are black and white by the first window, and what could not be followed."
-    first = lambda name, default: float(np.atleast_1d(default if dataset.get(name) in (None, "") else dataset.get(name))[0])
+    value = lambda name, default: default if dataset.get(name) in (None, "") else dataset.get(name)
+    first = lambda name, default: float(np.atleast_1d(value(name, default))[0])
     kind = str(dataset.get("VOILUTFunction") or "LINEAR")
     centre, width = first("WindowCenter", math.nan), first("WindowWidth", math.nan)
     slope, intercept = first("RescaleSlope", 1.0), first("RescaleIntercept", 0.0)
@@ -177,8 +178,8 @@ def read_films(paths: Sequence[Path], size: int, fit: str, equalize: str, title:
     read = read_all(list(paths), lambda path: read_film(path, size, fit, equalize), title)
     for path, (pixels, _) in zip(paths, read):
         if pixels.dtype != read[0][0].dtype:
-            raise DataError(f"{shown(path)}: {pixels.dtype} pixels while {shown(paths[0].name)} has {read[0][0].dtype}; "
-                            "expected one depth in a set")
+            raise DataError(f"{shown(path)}: {pixels.dtype} pixels while {shown(paths[0].name)} has "
+                            f"{read[0][0].dtype}; expected one depth in a set")
     return torch.from_numpy(np.stack([pixels for pixels, _ in read])[:, None]), [scan for _, scan in read]
 
 
@@ -190,8 +191,8 @@ def read_film(path: Path, size: int, fit: str, equalize: str) -> tuple[np.ndarra
     except DataError as error:
         raise DataError(f"{shown(path)}: {error}") from None
     if pixels.min() == pixels.max():
-        raise DataError(f"{shown(path)}: all black or white by its window {scan.window[0]:g} to {scan.window[1]:g} (values "
-                        f"run from {scan.pixels.min()} to {scan.pixels.max()}); expected one that shows the breast")
+        raise DataError(f"{shown(path)}: all black or white by its window {scan.window[0]:g} to {scan.window[1]:g} "
+                        f"(values run from {scan.pixels.min()} to {scan.pixels.max()}); expected one to see the breast by")
     return pixels, Scan(pixels[:0], scan.window, scan.patient, scan.note)
 
 
@@ -280,8 +281,8 @@ def read_table(path: Path, wanted: Sequence[str], delimiter: str = ",") -> list[
     head = [name.strip().lower().replace("_", " ") for name in (lines or [[]])[0]]
     missing = [name for name in wanted if name not in head]
     if missing:
-        raise DataError(f"{shown(path)}: no column {', '.join(missing)} (found {shown(', '.join(head))[:120] or 'none'}); "
-                        f"expected {', '.join(wanted)}")
+        there = shown(", ".join(head))[:120] or "none"
+        raise DataError(f"{shown(path)}: no column {', '.join(missing)} (found {there}); expected {', '.join(wanted)}")
     places, rows = {name: head.index(name) for name in wanted}, []
     for number, line in enumerate(lines[1:], 2):
         if any(cell.strip() for cell in line):
