@@ -40,7 +40,7 @@ def train_toy(run) -> str:
     images = ImageSet(pixels, [0] * 40, ("a",), range(40), range(40), name="noise", simulated=True)
     recipe = Recipe("toy", partial(Generator, 16, base=8), partial(Discriminator, 16, base=8), d_nonsaturating, g_nonsaturating, batch=8)
     run.report("training the GAN", kimg=0.32)
-    pause = lambda state, log: time.sleep(0.5 if run.settings["fault"] == "slow" else 0.02)
+    pause = lambda state, log: time.sleep(0.25 if run.settings["fault"] == "slow" else 0.02)
     made = train(recipe, images, kimg=0.32, seed=run.config["params"]["seed"], folder=run.folder, precision="fp32", ticks=20, save_seconds=0.0, bar=False,
                  hooks=[pause])
     return digest([value.tolist() for value in made.G.state_dict().values()])
@@ -80,14 +80,14 @@ def study(notebook: str) -> Study:
 STUDY = study("toy")
 
 
-def grid(outputs: Path | str, **also) -> list[Cell]:
-    "Four runs under an outputs folder, whose parent holds the notebook."
+def grid(outputs: Path | str, seeds: int | str = 4, **also) -> list[Cell]:
+    "Some runs under an outputs folder, whose parent holds the notebook."
     outputs = Path(outputs).resolve()
     notebook = outputs.parent / "toy.ipynb"
     if not notebook.exists():
         write_notebook(notebook)
     made = study(str(notebook.with_suffix("")))
-    return cells(made, made.grid("smoke"), {"outputs": str(outputs)} | also)
+    return cells(made, made.grid("smoke")[:int(seeds)], {"outputs": str(outputs)} | also)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ class Batch:
     begun: float = field(default_factory=time.monotonic)
     told: dict[str, tuple[str, float]] = field(default_factory=dict)
     shown: object = None
+    roots: dict[Path, tuple[int, int] | None] = field(default_factory=dict)
 
     def start(self) -> "Batch":
         "Begin, in the background."
@@ -140,7 +141,7 @@ def collect(batch: Batch) -> None:
     if cells:
         found = f"{len(batch.outcome)} of {len(cells)} runs found done" if batch.outcome else f"{len(cells)} runs"
         batch.lines.append(f"{found}; {batch.pool.describe()}" if todo else found)
-    roots = {root: place(root) for root in {cell.folder.parent.parent for cell in todo}}
+    batch.roots = {root: place(root) for root in {cell.folder.parent.parent for cell in todo}}
     futures = {cell.folder: batch.pool.submit(cell) for cell in todo}
     held_by_others: set[Path] = set()
     looked = time.monotonic()
@@ -150,7 +151,7 @@ def collect(batch: Batch) -> None:
             held_by_others.add(folder) if outcome == HELD else settle(batch, cells[folder], outcome)
         if time.monotonic() - looked >= 1.0 or not futures:
             looked = time.monotonic()
-            stop_if_gone(batch, roots)
+            stop_if_gone(batch)
             for folder in list(held_by_others):
                 look(batch, cells[folder], before[folder], futures, held_by_others)
             tell(batch, [cells[folder] for folder in futures])
@@ -186,7 +187,10 @@ def settle(batch: Batch, cell: Cell, outcome: str, how: str = "") -> None:
     "Note the outcome of a run; after a failure make sure that the outputs can still be written, or stop."
     batch.outcome[cell.folder.name] = outcome
     batch.lines.append(f"{cell.folder.name}: {outcome}{how}; {summary(batch)}")
-    if outcome not in (DONE, STOPPED) and batch.error is None:
+    if outcome in (DONE, STOPPED):
+        return
+    stop_if_gone(batch)
+    if batch.error is None:
         try:
             refuse_unwritable(cell.folder.parent.parent)
         except DataError as error:
@@ -219,9 +223,9 @@ def place(root: Path) -> tuple[int, int] | None:
         return None
 
 
-def stop_if_gone(batch: Batch, roots: dict[Path, tuple[int, int] | None]) -> None:
+def stop_if_gone(batch: Batch) -> None:
     "Stop if an outputs folder is no longer the one the batch began with (removed, or its share lost)."
-    for root, was in roots.items():
+    for root, was in batch.roots.items():
         if batch.error is None and place(root) != was:
             give_up(batch, DataError(f"{root}: vanished while runs were at work (removed, or its share was lost); bring it back and repeat the command"))
 

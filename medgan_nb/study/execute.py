@@ -82,6 +82,8 @@ def attempt(cell: Cell, threads: int = 1, dead: str = "", stop: Callable[[], boo
         return DONE
     if stop():
         return STOPPED
+    if not cell.folder.parent.parent.exists():
+        return f"{cell.folder.parent.parent.name}: the outputs folder is not there"
     try:
         claim = take(cell.folder, dead)
     except MedganError as error:
@@ -107,6 +109,8 @@ def execute(cell: Cell, threads: int, keep: Callable[[], bool], stop: Callable[[
             if not keep():
                 return "its folder vanished, or another process took the run over; the run was ended. Repeat the command"
             if stop():
+                end(process)
+                (cell.folder / "running.ipynb").unlink(missing_ok=True)
                 return STOPPED
             try:
                 process.wait(0.2)
