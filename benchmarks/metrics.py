@@ -159,13 +159,13 @@ def features(rounds):
         resized = torch.nn.functional.interpolate(2 * x - 1, size=(299, 299), mode="bilinear", align_corners=False)
         return network(resized.to(dtype).contiguous(memory_format=torch.channels_last)).float().flatten(1)
 
-    rows = []
     def with_heap(kept, call):
         def run():
             heap(kept)
             return call()
         return run
 
+    rows = []
     for name, call, bound in (("", ours, 1e-4), (" in bf16", partial(ours, short, torch.bfloat16), 0.02)):
         sides = with_heap(KEPT, theirs), with_heap(True, call)
         sides[0](), sides[1]()

@@ -186,7 +186,8 @@ def step_cost(rows, suffix=""):
     parts = {"Gmain" + suffix: 1, "Dmain" + suffix: 1, "Greg": 1 / 4, "Dreg" + suffix: 1 / 16, "ema": 1}
     if not all(part in rows for part in parts):
         return {}
-    return {who: sum(share * rows[part][who]["median"] for part, share in parts.items()) for who in rows["ema"]}
+    sides = [who for who in rows["ema"] if all(who in rows[part] for part in parts)]
+    return {who: sum(share * rows[part][who]["median"] for part, share in parts.items()) for who in sides}
 
 
 def main():
@@ -203,7 +204,7 @@ def main():
     parser.add_argument("--warm", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="also write the table to this file")
+    parser.add_argument("--json", type=Path, help="also write the table to this file; phases that it holds and that are not timed now stay in it")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(options.threads)
@@ -216,11 +217,12 @@ def main():
         sides["peer shipped"] = sides["peer kept"] = peer_phases(options.peer, **common)
     for precision in filter(None, options.precisions.split(",")):
         sides[f"ours {precision}"] = phases(**common, precision=precision)
-    rows = {}
+    before = json.loads(options.json.read_text()) if options.json and options.json.exists() else {}
+    rows = before.get("phases", {})
     for name in names:
         cases = {who: (who != "peer shipped", found[name]) for who, found in sides.items() if name in found}
         rows[name] = measure(name, cases, options.rounds, options.warm, options.device)
-    costs = {"step" + suffix: step_cost(rows, suffix) for suffix in ("", *(f"@{name}" for name in common["augs"]))}
+    costs = {"step" + suffix: step_cost(rows, suffix) for suffix in ("", "@bg", "@bgc")}
     for name, cost in costs.items():
         if cost:
             print(f"{name:12}" + "".join(f"{who:>14} {value / options.batch:8.4f}" for who, value in cost.items()))
