@@ -103,6 +103,6 @@ def experiment_figures(run: Run) -> list[Figure]:
     images = torch.cat([model.sample(8, 0, torch.ones(8, dtype=torch.int64)) for model in trained.values()])
     weights = ", ".join(f"{weight:g}" for weight in trained)
     made = [image_grid(images, columns=8, title=f"malignant samples, a row a weight of the pixel term: {weights}"), collapse_bars([run])]
-    for figure, name in zip(made, ("collapse_samples", "collapse")):
+    for figure, name in zip(made, ("collapse_samples", "collapse_this_run")):
         run.save_figure(figure, name)
     return made
