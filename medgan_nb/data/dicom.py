@@ -192,7 +192,7 @@ def read_film(path: Path, size: int, fit: str, equalize: str) -> tuple[np.ndarra
         raise DataError(f"{shown(path)}: {error}") from None
     if pixels.min() == pixels.max():
         raise DataError(f"{shown(path)}: all black or white by its window {scan.window[0]:g} to {scan.window[1]:g} "
-                        f"(values run from {scan.pixels.min()} to {scan.pixels.max()}); expected one to see the breast by")
+                        f"(values run from {scan.pixels.min()} to {scan.pixels.max()}); expected one that fits")
     return pixels, Scan(pixels[:0], scan.window, scan.patient, scan.note)
 
 
