@@ -30,7 +30,8 @@ def first_frame(run: Run, data_dir: str) -> np.ndarray | None:
     if name == "simulated_oasbud":
         lesion = next(simulated_lesions())
     elif name == "oasbud":
-        lesion = next(oasbud.read_lesions(oasbud.find_file(data_dir)))
+        with oasbud.opened(oasbud.find_file(data_dir)) as lesions:
+            lesion = next(iter(lesions))
     else:
         return None
     return np.asarray(lesion.views[0][0], dtype=np.float32)
