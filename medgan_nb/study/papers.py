@@ -7,11 +7,11 @@ __all__ = ['STUDIES', 'PRESETS', 'studies']
 
 # %% ../../nbs/82_study.papers.ipynb #0c463e8e
 from ..core import choose
-from . import p2, p3, p4
+from . import p1, p2, p3, p4
 from .plan import Study
 
 # %% ../../nbs/82_study.papers.ipynb #b39e2b61
-STUDIES: dict[str, Study] = {study.name: study for study in (p2.STUDY, p3.STUDY, p4.STUDY)}
+STUDIES: dict[str, Study] = {study.name: study for study in (p1.STUDY, p2.STUDY, p3.STUDY, p4.STUDY)}
 PRESETS = ("smoke", "quick", "short", "paper")
 
 
