@@ -52,8 +52,8 @@ def format_of(path: Path | str) -> str:
         return "v7.3"
     if FORMATS.get(start[124:128]) == "v5":
         return "v5"
-    raise DataError(f"{shown(path)}: no MATLAB file of level 5 or 7.3 by its first bytes; fetch it again, or save it with "
-                    "save -v7")
+    raise DataError(f"{shown(path)}: no MATLAB file of level 5 or 7.3 by its first bytes; fetch it again, or save it "
+                    "with save -v7")
 
 
 def description(path: Path | str) -> str:
@@ -74,7 +74,8 @@ def check_links(file: h5py.File) -> None:
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 kind = "an external link" if isinstance(link, h5py.ExternalLink) else "a soft link"
-                raise DataError(f"{shown(group.name.rstrip('/'))}/{shown(name)}: {kind}; expected none, nothing is followed")
+                where = f"{shown(group.name.rstrip('/'))}/{shown(name)}"
+                raise DataError(f"{where}: {kind}; expected none, nothing is followed")
             if seen > MAX_LINKS:
                 raise DataError(f"more than {MAX_LINKS} links; expected a few for each struct")
             if group.get(name, getclass=True) is h5py.Group:
@@ -145,8 +146,8 @@ def told(path: Path) -> Iterator[None]:
         raise error if str(error).startswith(shown(path)) else DataError(f"{shown(path)}: {error}") from None
     except Exception as error:
         reason = shown(str(error) or type(error).__name__)[:160]
-        raise DataError(f"{shown(path)}: cannot be read, truncated or corrupt ({reason}); expected a whole MATLAB file; "
-                        "fetch it again") from error
+        raise DataError(f"{shown(path)}: cannot be read, truncated or corrupt ({reason}); expected a whole MATLAB "
+                        "file; fetch it again") from error
 
 
 @contextmanager

@@ -62,13 +62,13 @@ def malignant_value(classes: list[int], birads: list[str], name: str) -> int:
     counts = Counter(classes)
     if set(counts) != {0, 1} or sorted(counts.values()) != [LESIONS - MALIGNANT, MALIGNANT]:
         found = ", ".join(f"{n} of value {value}" for value, n in sorted(counts.items()))
-        raise DataError(f"{name}: class: {found}; expected {MALIGNANT} lesions of one of the values 0 and 1 (malignant) "
-                        f"and {LESIONS - MALIGNANT} of the other")
+        raise DataError(f"{name}: class: {found}; expected {MALIGNANT} lesions of one of the values 0 and 1 "
+                        f"(malignant) and {LESIONS - MALIGNANT} of the other")
     malignant = max(counts, key=counts.get)
     grade = {value: np.mean([int(b[0]) for c, b in zip(classes, birads) if c == value]) for value in counts}
     if not grade[malignant] > grade[1 - malignant]:
-        raise DataError(f"{name}: class: value {malignant} is on {MALIGNANT} lesions, as malignant should be, but their mean "
-                        f"BI-RADS is {grade[malignant]:.2f} against {grade[1 - malignant]:.2f}; expected the higher. "
+        raise DataError(f"{name}: class: value {malignant} is on {MALIGNANT} lesions, as malignant should be, but their "
+                        f"mean BI-RADS is {grade[malignant]:.2f} against {grade[1 - malignant]:.2f}; expected the higher. "
                         "Which value is malignant cannot be told")
     return malignant
 
@@ -79,7 +79,8 @@ def checked_frame(array, where: str) -> np.ndarray:
     if array.ndim == 2 and array.shape[0] == LINES and array.shape[1] != LINES:
         raise DataError(f"{where}: shape {array.shape}, a frame that lies on its side; expected (depth, {LINES})")
     if array.ndim != 2 or array.shape[1] != LINES or not DEPTHS[0] <= array.shape[0] <= DEPTHS[1]:
-        raise DataError(f"{where}: shape {array.shape}; expected (depth, {LINES}) with a depth of {DEPTHS[0]} to {DEPTHS[1]}")
+        raise DataError(f"{where}: shape {array.shape}; expected (depth, {LINES}) with a depth of "
+                        f"{DEPTHS[0]} to {DEPTHS[1]}")
     bad = array.size - int(np.isfinite(array).sum()) if array.dtype.kind == "f" else 0
     if bad:
         raise DataError(f"{where}: {bad} of {array.size} values are NaN or infinite; expected finite numbers")
@@ -112,7 +113,8 @@ def numbers(array, where: str, expected: str) -> None:
 
 def checked_text(value, where: str) -> str:
     "A short text; a whole number is taken as its digits."
-    if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "iuf" and float(value.flat[0]).is_integer():
+    one = isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "iuf"
+    if one and float(value.flat[0]).is_integer():
         value = str(int(value.flat[0]))
     if not isinstance(value, str) or len(value) > 64:
         raise DataError(f"{where}: {type(value).__name__}; expected a short text")
@@ -202,8 +204,8 @@ def load(data_dir: Path | str, size: int = 256, fit: str = "stretch", equalize: 
         images = lesion_set(lesions, size, dynamic_range, aspect, drop_top, **about)
     films = [equalized(film, equalize) for film in images.pixels[:, 0].numpy()]
     lost = images.ids[~images.masks.flatten(1).any(1).numpy()]
-    notes = (*origin(path), f"{len(set(images.groups))} different ids for {LESIONS} lesions of 78 women: parts made by group "
-             "are free of shared lesions, not of shared women",
+    notes = (*origin(path), f"{len(set(images.groups))} different ids for {LESIONS} lesions of 78 women: parts made by "
+             "group are free of shared lesions, not of shared women",
              *([f"{len(lost)} lesions are lost in the square of fit={fit} ({lost[0]}, ...)"] if len(lost) else []))
     return replace(images, store=torch.from_numpy(np.stack(films)[:, None]), notes=notes)
 
@@ -236,8 +238,8 @@ def fetch(folder: Path | str) -> Path:
                        downloader=pooch.DOIDownloader(timeout=30))
     except (OSError, ValueError) as error:
         why = "what came is not the published file" if "hash" in str(error) else "no connection"
-        raise DataError(f"{shown(path)}: not there and not fetched from doi.org/{DOI} ({why}); download it elsewhere and "
-                        f"place it there (SHA-256 {SHA256})") from error
+        raise DataError(f"{shown(path)}: not there and not fetched from doi.org/{DOI} ({why}); download it elsewhere "
+                        f"and place it there (SHA-256 {SHA256})") from error
     return path
 
 # %% ../../nbs/14_data.oasbud.ipynb #9c2fbecb

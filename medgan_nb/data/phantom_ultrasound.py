@@ -55,7 +55,8 @@ def white(cases: list[Case], rows: int, lines: int) -> Tensor:
     "Complex white noise (N, D, L): the frames of a view share most of it, moved along with the probe."
     def one(case: Case) -> Tensor:
         view, frame = case.number
-        draw = lambda *name: torch.randn(rows, lines, dtype=torch.complex64, generator=stream(*case.key, "speckle", *name))
+        numbers = lambda *name: stream(*case.key, "speckle", *name)
+        draw = lambda *name: torch.randn(rows, lines, dtype=torch.complex64, generator=numbers(*name))
         shift = [-round(case.view["z"] / case.view["depth"] * rows), -round(case.view["x"] / WIDTH * lines)]
         shared = torch.roll(draw(view), shift, (0, 1))
         return shared if frame == 1 else 0.9 * shared + 0.19 ** 0.5 * draw(view, frame)
@@ -71,7 +72,8 @@ def blurred(noise: Tensor, depth: Tensor, focus: Tensor) -> Tensor:
     down = torch.fft.fftfreq(rows).view(1, -1, 1) * (rows / depth)
     pulse = torch.exp(-2 * (math.pi * down * PULSE) ** 2)
     beam, pulse = (part / part.square().mean(dim, keepdim=True).sqrt() for part, dim in ((beam, 2), (pulse, 1)))
-    return torch.fft.ifft(torch.fft.fft(torch.fft.ifft(torch.fft.fft(noise, dim=2) * beam, dim=2), dim=1) * pulse, dim=1)
+    swept = torch.fft.ifft(torch.fft.fft(noise, dim=2) * beam, dim=2)
+    return torch.fft.ifft(torch.fft.fft(swept, dim=1) * pulse, dim=1)
 
 # %% ../../nbs/12_data.phantom_ultrasound.ipynb #f7cd067f
 BATCH = 16

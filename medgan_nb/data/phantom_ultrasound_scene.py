@@ -23,7 +23,8 @@ BREAST = dict(
     # thickness of skin, fat, gland, the fat behind it, muscle; height of the waves of their borders
     skin=(0.9, 1.8), fat=(3.0, 10.0), gland=(8.0, 18.0), back=(0.3, 3.5), muscle=(5.0, 10.0), wave=(0.3, 1.6),
     # echo strength in dB; how far it varies within the gland, strength of ligaments and of the lines of the muscle
-    skin_db=(-6.0, 0.0), fat_db=(-21.0, -14.0), gland_db=(-12.0, -5.0), muscle_db=(-21.0, -13.0), deep_db=(-34.0, -22.0),
+    skin_db=(-6.0, 0.0), fat_db=(-21.0, -14.0), gland_db=(-12.0, -5.0), muscle_db=(-21.0, -13.0),
+    deep_db=(-34.0, -22.0),
     patchy=(3.0, 7.0), ligament=(4.0, 10.0), fibre=(3.0, 8.0), streak=(0.0, 6.0),
     # attenuation in dB / (cm MHz)
     fat_loss=(0.40, 0.60), gland_loss=(0.60, 0.85), muscle_loss=(0.7, 1.0))
@@ -96,7 +97,7 @@ def weights(position: Tensor, k: int) -> Tensor:
 
 
 def noise_at(numbers: Tensor, x: Tensor, z: Tensor, cell_x: float, cell_z: float) -> Tensor:
-    "Smooth noise (N, D, L) from tables (N, k, k) at x (N, 1, L) and z (N, D, 1), a number for each cell of that many mm."
+    "Smooth noise (N, D, L) from tables (N, k, k) at x (N, 1, L) and z (N, D, 1), one number a cell of that many mm."
     k = numbers.shape[-1]
     return weights(z[:, :, 0] / cell_z, k) @ numbers @ weights(x[:, 0] / cell_x, k).mT
 
@@ -188,9 +189,11 @@ def layers(v: SimpleNamespace, table: list[Tensor], x: Tensor, z: Tensor) -> Sim
     gland = fat + v.gland * (1 + 0.12 * wave(3, 9.0))
     back = gland + v.back
     muscle = back + v.muscle + 0.4 * wave(4, 14.0)
-    below = [edge(z - border, soft) for border, soft in ((skin, 0.12), (fat, 0.25), (gland, 0.3), (back, 0.2), (muscle, 0.3))]
+    borders = ((skin, 0.12), (fat, 0.25), (gland, 0.3), (back, 0.2), (muscle, 0.3))
+    below = [edge(z - border, soft) for border, soft in borders]
     return SimpleNamespace(skin=1 - below[0], fat=below[0] - below[1] + below[2] - below[3], gland=below[1] - below[2],
-                           muscle=below[3] - below[4], deep=below[4], fascia=band(z - back, 0.35), rib=band(z - muscle, 0.6))
+                           muscle=below[3] - below[4], deep=below[4], fascia=band(z - back, 0.35),
+                           rib=band(z - muscle, 0.6))
 
 
 def tissue(v: SimpleNamespace, c: SimpleNamespace, table: list[Tensor], x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -207,10 +210,12 @@ def tissue(v: SimpleNamespace, c: SimpleNamespace, table: list[Tensor], x: Tenso
     return echo, loss + v.contact * 40 * gap * (z < 4)
 
 
-def with_lesion(s: Scene, e: SimpleNamespace, spot: SimpleNamespace, table: list[Tensor], x: Tensor, z: Tensor) -> Scene:
+def with_lesion(s: Scene, e: SimpleNamespace, spot: SimpleNamespace, table: list[Tensor], x: Tensor,
+                z: Tensor) -> Scene:
     "The scene with its lesion: darker inside, with halo or capsule, and an attenuation of its own."
     grain = noise_at(table[5], x, z, 1.6, 1.1)
     inside = e.lesion_db + e.inner * grain + 14 * (grain > 1.9 - 0.4 * e.chalk) * (e.chalk > 0)
-    rim = spot.there * (e.halo.clamp_min(0) * band(spot.distance + 1.1, 1.0) + e.capsule * band(spot.distance + 0.15, 0.3))
+    halo = e.halo.clamp_min(0) * band(spot.distance + 1.1, 1.0)
+    rim = spot.there * (halo + e.capsule * band(spot.distance + 0.15, 0.3))
     echo = s.echo + rim + spot.inside * (torch.minimum(inside, s.echo - 3) - s.echo)
     return Scene(echo, s.loss + spot.inside * (e.loss - s.loss), s.mask)

@@ -93,7 +93,8 @@ def compress(strength: Tensor, dynamic_range: float = 50.0) -> Tensor:
     return torch.log10(strength / peak + 1e-12).mul_(40 / dynamic_range).add_(1).clamp_(-1, 1)
 
 
-def bmode(rf, dynamic_range: float = 50.0, depth_step: float = DEPTH_STEP, line_step: float = LINE_STEP, drop_top: int = 0):
+def bmode(rf, dynamic_range: float = 50.0, depth_step: float = DEPTH_STEP, line_step: float = LINE_STEP,
+          drop_top: int = 0):
     """The picture of RF echoes: envelope along depth, area mean to the pitch of the lines, log compression.
 
     Parameters
@@ -110,7 +111,7 @@ def bmode(rf, dynamic_range: float = 50.0, depth_step: float = DEPTH_STEP, line_
     Returns
     -------
     ndarray or Tensor
-        As given, float32 in [-1, 1], of shape (..., about depth * depth_step / line_step, lines); never more than depth.
+        As given, float32 in [-1, 1], of shape (..., depth * depth_step / line_step, lines), at most depth.
 
     Raises
     ------
@@ -137,7 +138,8 @@ def check_drop(drop_top: int, rows: int) -> int:
 ASPECTS = ("stretch", "keep", "crop")
 
 
-def window(shape: tuple[int, int], size: int, aspect: str, steps: tuple[float, float]) -> list[tuple[int, int, int, int]]:
+def window(shape: tuple[int, int], size: int, aspect: str,
+           steps: tuple[float, float]) -> list[tuple[int, int, int, int]]:
     "For depth and lines: the samples to take (first, after last) and the pixels they fill (first, after last)."
     choose(aspect, ASPECTS, "aspect")
     extent = [n * step for n, step in zip(shape, steps)]
@@ -151,7 +153,8 @@ def window(shape: tuple[int, int], size: int, aspect: str, steps: tuple[float, f
     return placed
 
 
-def square(picture: Tensor, size: int, aspect: str = "stretch", steps: tuple[float, float] = (LINE_STEP, LINE_STEP)) -> Tensor:
+def square(picture: Tensor, size: int, aspect: str = "stretch",
+           steps: tuple[float, float] = (LINE_STEP, LINE_STEP)) -> Tensor:
     "A picture (D, L) in [-1, 1] with samples `steps` mm apart, as (size, size); black where there is nothing."
     (a, b, top, bottom), (c, d, left, right) = window(picture.shape, size, aspect, steps)
     result = torch.full((size, size), -1.0, device=picture.device)

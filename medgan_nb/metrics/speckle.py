@@ -82,7 +82,7 @@ def nakagami_m(envelope):
 
 # %% ../../nbs/68_metrics.speckle.ipynb #3f6ef3c9
 def half_width(covariance: np.ndarray) -> np.ndarray:
-    "Full width at half maximum, in samples, of autocovariances (N, K) at shifts 0 to K - 1; NaN where never below half."
+    "Full width at half maximum, in samples, of autocovariances (N, K) at shifts from 0; NaN where never below half."
     share = covariance / covariance[:, :1]
     below = share < 0.5
     after = below.argmax(1)
@@ -94,7 +94,7 @@ def half_width(covariance: np.ndarray) -> np.ndarray:
 
 
 def autocovariance(power: np.ndarray, axis: int) -> np.ndarray:
-    "Autocovariance (N, K) of power (N, D, L) along axis 1 or 2 at shifts up to half its length, mean over the other axis."
+    "Autocovariance (N, K) of power (N, D, L) along axis 1 or 2 at shifts up to half its length, mean over the other."
     n = power.shape[axis]
     centred = power - power.mean((1, 2), keepdims=True)
     spectrum = np.abs(np.fft.rfft(centred, 2 * n, axis=axis)) ** 2
