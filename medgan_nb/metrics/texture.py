@@ -61,7 +61,8 @@ def as_masks(masks, images: np.ndarray) -> np.ndarray:
         raise DataError(f"masks: shape {masks.shape}; expected {images.shape}, that of the images")
     empty = np.flatnonzero(~masks.any((1, 2, 3)))
     if len(empty):
-        raise DataError(f"masks: {len(empty)} of {len(masks)} mark no pixel (image {empty[0]}); expected tissue in each")
+        raise DataError(f"masks: {len(empty)} of {len(masks)} mark no pixel (image {empty[0]}); "
+                        "expected tissue in each")
     return masks
 
 # %% ../../nbs/65_metrics.texture.ipynb #6ced9b57
