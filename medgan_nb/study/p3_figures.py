@@ -36,8 +36,10 @@ def keep(run: Run, figure: Figure, name: str, real: bool = False) -> Figure:
     return figure
 
 # %% ../../nbs/82_study.p3_figures.ipynb #0b5fbb64
-SYSTEM = ({"z": "noise z", "G": "generator G", "films": "mammograms of training", "synthetic": "generated mammograms", "C": "critic C", "uses": "augmentation and reading"},
-          [("z", "G", ""), ("G", "synthetic", ""), ("synthetic", "C", "generated"), ("films", "C", "real"), ("C", "G", "gradient"), ("synthetic", "uses", "if good enough")])
+SYSTEM = ({"z": "noise z", "G": "generator G", "films": "mammograms of training", "synthetic": "generated mammograms", "C": "critic C",
+           "uses": "augmentation and reading"},
+          [("z", "G", ""), ("G", "synthetic", ""), ("synthetic", "C", "generated"), ("films", "C", "real"), ("C", "G", "gradient"),
+           ("synthetic", "uses", "good?")])
 
 
 def system() -> Figure:
@@ -71,13 +73,15 @@ def wasserstein(run: Run) -> Figure:
 def stability(found: dict[str, dict]) -> Figure:
     "Modes, clean samples and gradients over the training, and through the layers of the critic at its end, for each way to train."
     of = lambda key: {name: ([row["kimg"] for row in each["log"]], [row[key] for row in each["log"]]) for name, each in found.items()}
-    return line_panels({"modes of 16": of("modes"), "clean samples (share)": of("clean"), "signal to G": of("signal")}, "thousands of images shown (kimg)", log=("signal to G",))
+    panels = {"modes of 16": of("modes"), "clean samples (share)": of("clean"), "signal to G": of("signal")}
+    return line_panels(panels, "thousands of images shown (kimg)", log=("signal to G",))
 
 
 def through_layers(found: dict[str, dict]) -> Figure:
     "The critic's gradient from its input (0) to its last layer, for each way to train; and the minimax signal that cross-entropy would send."
     layers = {name: (np.arange(len(each["layers"])), each["layers"]) for name, each in found.items()}
-    return line_panels({"norm of the score's gradient": layers}, "layer of the critic, 0: the image", log=("norm of the score's gradient",), marker="o")
+    what = "norm of the score's gradient"
+    return line_panels({what: layers}, "layer of the critic, 0: the image", log=(what,), marker="o")
 
 
 def spot_samples(found: dict[str, dict], n: int = 8) -> Figure:

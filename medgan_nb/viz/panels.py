@@ -36,7 +36,8 @@ def line_panels(panels: dict[str, dict[str, tuple]], xlabel: str, log: tuple[str
     """
     if not panels:
         raise DataError("panels: none; expected one or more")
-    figure, names = blank_figure(min(3.3 * max(len(panels), 2) + 0.5, 12), 3.4), list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    figure = blank_figure(min(3.3 * max(len(panels), 2) + 0.5, 12), 3.4)
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
     colors = dict(zip(names, [PALETTE[c] for c in ("blue", "vermilion", "green", "purple", "orange", "sky", "grey")] * len(names)))
     for axes, (title, curves) in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels.items()):
         for name, (x, y) in curves.items():
@@ -119,7 +120,8 @@ def layer_stack(stages: list[tuple[str, tuple[int, ...], int]], source: str, tit
         height = 0.9 if flat else 0.25 + 0.25 * np.log2(shape[-1])
         width = 0.1 if flat else 0.1 + 0.045 * np.log2(shape[0])
         axes.annotate("", (k - width / 2, 0), (k - 1 + (0.2 if k == 1 else 0.28), 0), arrowprops={"arrowstyle": "-|>", "color": PALETTE["grey"]})
-        axes.add_patch(Rectangle((k - width / 2, -height / 2), width, height, facecolor=PALETTE["pale"] if flat else "#CFE3F1", edgecolor=PALETTE["blue"]))
+        face = PALETTE["pale"] if flat else "#CFE3F1"
+        axes.add_patch(Rectangle((k - width / 2, -height / 2), width, height, facecolor=face, edgecolor=PALETTE["blue"]))
         axes.text(k, 1.28, " x ".join(map(str, shape)), ha="center", va="bottom", fontsize=8)
         axes.text(k, -1.28, "\n".join(kinds.split(", ")) + f"\n{parameters:,}", ha="center", va="top", fontsize=7, color=PALETTE["grey"])
     axes.set(xlim=(-0.4, len(stages) + 0.5), ylim=(-2.4, 1.6), title=title)
