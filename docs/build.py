@@ -1,4 +1,5 @@
-"""Build the site: `python docs/build.py`. Puts the pages together in _proc/ and lets Sphinx render them to _docs/; a warning is an error.
+"""Build the site: `python docs/build.py [FOLDER]`. Puts the pages together in FOLDER/_proc and lets Sphinx render them to FOLDER/_docs (the project's
+own folder unless another is given); a warning is an error.
 
 The library's pages are the notebooks of nbs/ with their stored outputs and nbdev's directives taken out; a reference read from the source (without
 importing it) stands at the end of each. The studies' pages and the front page are written from outputs/published/.
@@ -10,25 +11,24 @@ from pathlib import Path
 
 from pages import ROOT, front_page, howtos, library, studies_pages
 
-SOURCE, TARGET = ROOT / "_proc", ROOT / "_docs"
 
-
-def main() -> int:
+def main(folder: Path = ROOT) -> int:
     "Write the pages, render them, say where the site is."
-    for folder in (SOURCE, TARGET):
-        shutil.rmtree(folder, ignore_errors=True)
-    SOURCE.mkdir()
-    shutil.copy(ROOT / "docs" / "conf.py", SOURCE)
-    shutil.copytree(ROOT / "docs" / "_static", SOURCE / "_static")
-    library(SOURCE)
-    howtos(SOURCE)
-    front_page(SOURCE, studies_pages(SOURCE))
-    done = subprocess.run([sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-j", "2", "-d", str(SOURCE / "_doctrees"),
-                           str(SOURCE), str(TARGET)])
+    source, target = folder / "_proc", folder / "_docs"
+    for old in (source, target):
+        shutil.rmtree(old, ignore_errors=True)
+    source.mkdir(parents=True)
+    shutil.copy(ROOT / "docs" / "conf.py", source)
+    shutil.copytree(ROOT / "docs" / "_static", source / "_static")
+    library(source)
+    howtos(source)
+    front_page(source, studies_pages(source))
+    done = subprocess.run([sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-j", "2", "-d", str(source / "_doctrees"),
+                           str(source), str(target)])
     if done.returncode == 0:
-        print(f"Open {TARGET / 'index.html'}")
+        print(f"Open {target / 'index.html'}")
     return done.returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(Path, sys.argv[1:2])))

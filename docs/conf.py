@@ -34,6 +34,7 @@ html_theme_options = {
     "search_bar_text": "Search the site", "footer_start": ["copyright"], "footer_end": [], "secondary_sidebar_items": ["page-toc"],
     "pygments_light_style": "a11y-high-contrast-light", "pygments_dark_style": "a11y-high-contrast-dark", "back_to_top_button": False,
 }
+html_context = {"default_mode": "auto"}
 html_sidebars = {"index": []}
 
 

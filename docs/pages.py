@@ -4,7 +4,8 @@ import re
 import shutil
 from pathlib import Path
 
-from reference import anchor, entry, first_line, public
+from reference import anchor, cell, entry, first_line, public
+from simulation import small_sets
 from medgan_nb.study.papers import STUDIES
 from medgan_nb.study.report import chosen, shown_run
 from medgan_nb.viz.grid import save_figure
@@ -13,7 +14,6 @@ ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {"0": "Core", "1": "Data", "2": "Augmentation", "3": "Models and layers", "4": "Losses", "5": "Training", "6": "Metrics", "70": "Figures", "71": "Figures",
           "72": "Figures", "73": "Figures", "7": "Downstream", "8": "Studies", "85": "Applications", "86": "Applications", "87": "Applications", "88": "Applications", "9": "Command line and layout"}
 DIRECTIVE = re.compile(r"^\s*#\s*\|.*\n?", re.MULTILINE)
-PAPER_TITLES = {"inside": "holds", "outside": "fails", "direction holds": "holds", "direction fails": "fails"}
 
 
 # library
@@ -25,7 +25,7 @@ def library(source: Path) -> None:
     for path in sorted((ROOT / "nbs").glob("[0-9]*.ipynb")):
         book = json.loads(path.read_text(encoding="utf-8"))
         name = path.stem.replace(".", "_")
-        book["cells"] = [made for cell in book["cells"] if (made := shown(cell))]
+        book["cells"] = [made for part in book["cells"] if (made := shown(part))]
         module = next((m for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if (m := exported_to(c))), None)
         if module:
             index += [(node.name, module, first_line(node)) for node in public(module_file(module))]
@@ -39,19 +39,19 @@ def library(source: Path) -> None:
     api(source, index)
 
 
-def shown(cell: dict) -> dict | None:
+def shown(part: dict) -> dict | None:
     "A cell as a reader sees it: hidden and housekeeping cells left out, nbdev's directives taken out of the rest."
-    text = "".join(cell["source"])
-    if cell["cell_type"] == "code" and re.search(r"#\s*\|\s*(hide|default_exp)\b", text):
+    text = "".join(part["source"])
+    if part["cell_type"] == "code" and re.search(r"#\s*\|\s*(hide|default_exp)\b", text):
         return None
-    if cell["cell_type"] == "code" and not DIRECTIVE.sub("", text).strip():
+    if part["cell_type"] == "code" and not DIRECTIVE.sub("", text).strip():
         return None
-    return {**cell, "source": (DIRECTIVE.sub("", text) if cell["cell_type"] == "code" else text).strip("\n"), "metadata": {}}
+    return {**part, "source": (DIRECTIVE.sub("", text) if part["cell_type"] == "code" else text).strip("\n"), "metadata": {}}
 
 
-def exported_to(cell: dict) -> str | None:
+def exported_to(part: dict) -> str | None:
     "The module a notebook exports, if this is the cell that says so."
-    found = re.search(r"#\|\s*default_exp\s+([\w.]+)", "".join(cell["source"]))
+    found = re.search(r"#\|\s*default_exp\s+([\w.]+)", "".join(part["source"]))
     return found and found[1]
 
 
@@ -75,15 +75,9 @@ def reference(module: str) -> str:
 
 def api(source: Path, index: list[tuple[str, str, str]]) -> None:
     "Every public name in one table."
-    rows = "\n".join(f"| [{name}](#{anchor(module, name)}) | `medgan_nb.{module}` | {text_cell(text)} |"
+    rows = "\n".join(f"| [{name}](#{anchor(module, name)}) | `medgan_nb.{module}` | {cell(text)} |"
                      for name, module, text in sorted(index, key=lambda row: row[0].lower()))
     (source / "api.md").write_text(f"# Every public name\n\n| name | module | what it is |\n|---|---|---|\n{rows}\n", encoding="utf-8")
-
-
-def text_cell(text: str) -> str:
-    from reference import cell
-
-    return cell(text)
 
 
 # studies
@@ -130,7 +124,7 @@ def table(rows: list[dict]) -> str:
     if not rows:
         return "None.\n"
     columns = [c for c in rows[0] if any(row[c] not in (None, "") for row in rows)]
-    value = lambda v: "" if v is None else f"{v:.4g}" if isinstance(v, float) else text_cell(str(v))
+    value = lambda v: "" if v is None else f"{v:.4g}" if isinstance(v, float) else cell(str(v))
     lines = ["| " + " | ".join(value(row[c]) for c in columns) + " |" for row in rows]
     return "| " + " | ".join(columns) + " |\n|" + "---|" * len(columns) + "\n" + "\n".join(lines) + "\n"
 
@@ -141,15 +135,15 @@ def notebook(study, runs: list, folder: Path) -> None:
     path = kept[0] if kept else ROOT / "papers" / f"{study.notebook}.ipynb"
     book = json.loads(path.read_text(encoding="utf-8"))
     book["metadata"] = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    cells = [{**cell, "metadata": {}} for cell in book["cells"] if "papermill-error-cell-tag" not in cell["metadata"].get("tags", [])]
+    cells = [{**part, "metadata": {}} for part in book["cells"] if "papermill-error-cell-tag" not in part["metadata"].get("tags", [])]
     said = ("As it was executed for the published run." if kept else "The notebook as it is stored, without outputs; "
             f"`medgan-nb reproduce {study.name}` runs it.") + f" Source: `papers/{study.notebook}.ipynb`."
     first = "".join(cells[0]["source"])
     cells[0]["source"] = first.rstrip() + f"\n\n*{said}*"
-    for cell in cells:
-        cell["outputs"] = [calm(out) for out in cell.get("outputs", []) if out.get("name") != "stderr"] if cell["cell_type"] == "code" else None
-        if cell["outputs"] is None:
-            del cell["outputs"]
+    for part in cells:
+        part["outputs"] = [calm(out) for out in part.get("outputs", []) if out.get("name") != "stderr"] if part["cell_type"] == "code" else None
+        if part["outputs"] is None:
+            del part["outputs"]
     book["cells"] = cells
     (folder / f"{study.name}_notebook.ipynb").write_text(json.dumps(book), encoding="utf-8")
 
@@ -164,8 +158,6 @@ def calm(output: dict) -> dict:
 
 def howtos(source: Path) -> None:
     "The how-tos, with the simulation that one of them speaks of."
-    from simulation import small_sets
-
     folder = source / "howto"
     folder.mkdir()
     numbers = small_sets(folder)
@@ -182,7 +174,7 @@ def howtos(source: Path) -> None:
 
 def front_page(source: Path, found: dict[str, tuple]) -> None:
     "What it is, a picture, two commands, and what was found about each paper."
-    rows = "\n".join(f"| [{name}](studies/{name}.md) | {study.title} | {text_cell(study.claim)} | {finding(study, runs)} |" for name, (study, runs) in found.items())
+    rows = "\n".join(f"| [{name}](studies/{name}.md) | {study.title} | {cell(study.claim)} | {finding(study, runs)} |" for name, (study, runs) in found.items())
     picture = next((f"![{study.title}: our runs beside the paper's numbers](studies/{study.name}/{path.name})" for study, runs in found.values() if runs
                     for path in sorted((source / "studies" / study.name).glob("fig2*.png"))), "")
     missing = [name for name, (_, runs) in found.items() if not runs]
@@ -197,6 +189,6 @@ def finding(study, runs: list) -> str:
     "The verdict on a study's claim and the sentence it rests on."
     if not runs:
         return "no published run yet"
-    sentence = text_cell(re.split(r"(?<=[.!?]) (?=[A-Z0-9])", study.reading(runs))[0])
+    sentence = cell(re.split(r"(?<=[.!?]) (?=[A-Z0-9])", study.reading(runs))[0])
     found = re.search(r"direction (holds|fails)", sentence)
     return sentence if not found else sentence.replace(found[0], f'<span class="verdict-{found[1]}">{found[0]}</span>')

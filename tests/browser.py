@@ -79,12 +79,12 @@ class Browser:
     def open(self, url: str, ready: str = "true", seconds: float = 60) -> None:
         "Go to a page and wait until it is loaded and `ready` holds."
         self.call("Page.navigate", url=url)
-        self.until(f"document.readyState === 'complete' && location.href !== 'about:blank' && ({ready})", seconds)
+        self.until(f"document.readyState === 'complete' && location.href !== 'about:blank' && Boolean({ready})", seconds)
 
     def reload(self, ready: str = "true") -> None:
         self.js("window.stale = true")
         self.call("Page.reload")
-        self.until(f"document.readyState === 'complete' && !window.stale && ({ready})")
+        self.until(f"document.readyState === 'complete' && !window.stale && Boolean({ready})")
 
     def until(self, expression: str, seconds: float = 30):
         "Wait until an expression holds; returns its value."
@@ -96,8 +96,8 @@ class Browser:
         return None if "exceptionDetails" in found else found["result"].get("value")
 
     def press(self, key: str) -> None:
-        "Press and release a key: a letter, a digit, `Enter`, `Escape` or `Tab`."
-        named = {"Enter": ("\r", 13), "Escape": ("", 27), "Tab": ("\t", 9)}
+        "Press and release a key: a letter, a digit, `Enter`, `Escape`, `Tab` or `ArrowRight`."
+        named = {"Enter": ("\r", 13), "Escape": ("", 27), "Tab": ("\t", 9), "ArrowRight": ("", 39)}
         text, code = named.get(key, (key, ord(key.upper()) if len(key) == 1 else 0))
         shared = {"key": key, "windowsVirtualKeyCode": code, "code": key if key in named else f"{'Digit' if key.isdigit() else 'Key'}{key.upper()}"}
         self.call("Input.dispatchKeyEvent", type="keyDown", **shared, **({"text": text} if text else {}))

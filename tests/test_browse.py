@@ -1,0 +1,117 @@
+"""Widgets where people use them: JupyterLab in a real browser runs study 4, shows the widgets, and a slider changes the picture."""
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from browser import Browser, needs_chromium, wait
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.xdist_group("app")
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "A JupyterLab of its own over an empty folder: the folder, and its address."
+    home = tmp_path_factory.mktemp("lab home")
+    root, port = tmp_path_factory.mktemp("notebooks"), free_port()
+    own = {f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")} | {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+           "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "HOME": str(home), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--allow-root",
+             f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    log = open(home / "log.txt", "w")
+    process = subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, **own, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}, cwd=root)
+    try:
+        wait(lambda: process.poll() is not None or "is running at" in (home / "log.txt").read_text(), 120, "JupyterLab to start")
+        assert process.poll() is None, (home / "log.txt").read_text()[-2000:]
+        yield root, f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.close()
+
+
+def notebook(path: Path, cells: list[str]) -> None:
+    "Write a notebook of code cells."
+    made = [{"cell_type": "code", "execution_count": None, "id": f"c{k}", "metadata": {}, "outputs": [], "source": text} for k, text in enumerate(cells)]
+    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
+    path.write_text(json.dumps({"cells": made, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
+
+
+def run_all(browser: Browser, address: str, name: str, ready: str, seconds: float) -> None:
+    "Open a notebook, run its cells, wait for what must appear; a traceback in an output ends the wait."
+    browser.open(f"{address}/lab/tree/{name}?reset", "window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')", 180)
+    browser.until("jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus === 'connected'", 120)
+    browser.js("jupyterapp.commands.execute('notebook:run-all-cells').then(() => 1, () => 1), 1")
+    failed = "[...document.querySelectorAll('[data-mime-type=\"application/vnd.jupyter.error\"], [data-mime-type=\"application/vnd.jupyter.stderr\"]')].map(e => e.innerText)" \
+             ".filter(t => t.includes('Error')).join()"
+    browser.until(f"{failed} || ({ready})", seconds)
+    assert not browser.js(failed)
+
+
+@needs_chromium
+def test_study_4_in_jupyterlab_and_its_widgets(lab, tmp_path_factory):
+    root, address = lab
+    book = json.loads((ROOT / "papers" / "p4_dcgan_chest_xray.ipynb").read_text())
+    cells = ["".join(c["source"]) for c in book["cells"] if c["cell_type"] == "code"]
+    cells = [re.sub(r'^preset: str = "quick"', 'preset: str = "smoke"', c, flags=re.MULTILINE) for c in cells]
+    cells = [re.sub(r'^outputs: str = ""', f'outputs: str = "{root / "outputs"}"', c, flags=re.MULTILINE) for c in cells]
+    last = "from medgan_nb.app.browse import browse, explore\nrun.lock.release()\n"
+    notebook(root / "p4.ipynb", [*cells, last + "browse(run.folder)", "explore(run.folder)"])
+    with Browser(tmp_path_factory.mktemp("profile"), 1400, 1000) as browser:
+        run_all(browser, address, "p4.ipynb", "document.querySelectorAll('.noUi-handle').length > 0 && document.querySelectorAll('[class*=medgan-tile]').length >= 24", 400)
+        assert len(list((root / "outputs" / "p4").glob("*/metrics.json"))) == 1
+        big = "document.querySelector('.noUi-handle').closest('.widget-hbox').parentElement.closest('.widget-hbox').querySelector('img').src"
+        before = browser.until(big)
+        browser.js("document.querySelector('.noUi-handle').focus(), document.querySelector('.noUi-handle').scrollIntoView({block: 'center'})")
+        for _ in range(10):
+            browser.press("ArrowRight")
+        assert browser.until(f"{big} !== {json.dumps(before)}")
+        images = "[...document.querySelectorAll('.jp-OutputArea img')].map(i => i.src).join()"
+        before = browser.js(images)
+        browser.click("[class*=medgan-tile][class*='-7 '], [class*=medgan-tile][class$='-7']")
+        assert browser.until(f"{images} !== {json.dumps(before)}")
+        if os.environ.get("MEDGAN_SCREENSHOTS"):
+            browser.screenshot(Path(os.environ["MEDGAN_SCREENSHOTS"]) / "lab.png")
+
+
+@needs_chromium
+def test_launcher_starts_a_run_and_finds_it(lab, tmp_path_factory, smoke_run):
+    root, address = lab
+    outputs = smoke_run.parent.parent
+    notebook(root / "start.ipynb", [f"from medgan_nb.app.launch import launcher\nlauncher({str(outputs)!r}, every=0.5)"])
+    with Browser(tmp_path_factory.mktemp("profile"), 1400, 1000) as browser:
+        run_all(browser, address, "start.ipynb", "document.querySelectorAll('.widget-dropdown select').length >= 2", 180)
+        assert smoke_run.name in browser.js("document.querySelector('.jp-OutputArea').innerText")
+        browser.js("""(() => { const [study, preset] = document.querySelectorAll('.widget-dropdown select');
+            for (const [box, word] of [[study, 'p4'], [preset, 'smoke']]) { box.value = [...box.options].find(o => o.text.startsWith(word)).value;
+            box.dispatchEvent(new Event('change', {bubbles: true})); } })()""")
+        browser.click(".jupyter-button.mod-primary")
+        browser.until("/runs? done|done in/.test(document.querySelector('.jp-OutputArea').innerText)", 300)
+        if os.environ.get("MEDGAN_SCREENSHOTS"):
+            browser.screenshot(Path(os.environ["MEDGAN_SCREENSHOTS"]) / "launcher.png")
+
+
+def test_index_notebook_runs_without_any_run(tmp_path):
+    words = [sys.executable, "-m", "papermill", str(ROOT / "papers" / "index.ipynb"), str(tmp_path / "out.ipynb"), "--no-progress-bar"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    book = json.loads((ROOT / "papers" / "index.ipynb").read_text())
+    assert not any(cell.get("outputs") for cell in book["cells"]) and book["metadata"]["kernelspec"]["language"] == "python"
+    for link in re.findall(r"\]\((p\w+\.ipynb)\)", json.dumps(json.loads((tmp_path / "out.ipynb").read_text()))):
+        assert (ROOT / "papers" / link).exists()
