@@ -100,7 +100,7 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
             if not batches and complete(outputs, undisturbed):
                 break
             batches += [batch(outputs) for _ in range(2 - len(batches)) if not batches or chance.random() < 0.2]
-            wait_for(lambda: parts_of(batches)["kernel"] or not any(one.poll() is None for one in batches), 120)
+            wait_for(lambda: parts_of(batches)["kernel"] or not any(one.poll() is None for one in batches), 300)
             time.sleep(chance.uniform(0.0, 1.5))
             victims = parts_of(batches)
             kind = chance.choices(("kernel", "run", "sweep"), (3, 3, 2))[0]
@@ -157,10 +157,10 @@ def test_dask_workers_are_killed(tmp_path, undisturbed, cluster):
     wait_for(lambda: len(workers(nurses)) == 2, 60)
     client = batch(outputs, address)
     for kind in ("worker", "kernel", "worker", "run", "client", "worker"):
-        wait_for(lambda: family(workers(nurses), "ipykernel_launcher") or client.poll() is not None, 120)
+        wait_for(lambda: family(workers(nurses), "ipykernel_launcher") or client.poll() is not None, 300)
         if client.poll() is not None:
             client = batch(outputs, address)
-            wait_for(lambda: family(workers(nurses), "ipykernel_launcher") or client.poll() is not None, 120)
+            wait_for(lambda: family(workers(nurses), "ipykernel_launcher") or client.poll() is not None, 300)
         time.sleep(chance.uniform(0.0, 1.5))
         victims = {"worker": [p for p in workers(nurses) if family([p], "ipykernel_launcher")], "kernel": family(workers(nurses), "ipykernel_launcher"),
                    "run": family(workers(nurses), "study.runner"), "client": [psutil.Process(client.pid)] if client.poll() is None else []}[kind]
