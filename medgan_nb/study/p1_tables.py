@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'MODEL', 'STAGES', 'ROWS_4', 'ARMS', 'LEVELS', 'CURVES', 'STATED', 'cells', 'label', 'obstacle', 'table1',
-           'layer_rows', 'table4', 'figures_4', 'segmented', 'table5', 'table6', 'from_runs', 'claim_rows', 'tables',
-           'curves', 'collapse_bars', 'figures', 'reading', 'summary']
+           'layer_rows', 'table4', 'figures_4', 'segmented', 'table5', 'table6', 'from_runs', 'right_calls',
+           'claim_rows', 'tables', 'curves', 'collapse_bars', 'figures', 'reading', 'summary']
 
 # %% ../../nbs/82_study.p1_tables.ipynb #0c8ee2fb
 from functools import lru_cache
@@ -58,7 +58,8 @@ def table1(runs: list[Run]) -> list[dict]:
     "The set: the paper's entries, and what was loaded."
     data, settings = runs[0].config["data"], runs[0].config["settings"]
     counts = data["counts"]["all"]
-    ours = {"Original Resolution": f"{settings['size']} x {settings['size']} after preparation", "Lesions": data["groups"]["all"], "Images": sum(counts.values())}
+    ours = {"Original Resolution": f"{settings['size']} x {settings['size']} after preparation", "Lesions": data["groups"]["all"],
+            "Images": sum(counts.values())}
     rows = [row(r["parameter"], "entry", ours.get(r["parameter"]), paper=r["paper_value"], note=r["note"]) for r in reference("1-table1-dataset")]
     for name, n in counts.items():
         rows.append(row(f"{name} scans", "scans", n, note=f"{data['counts']['train'][name]} for training, {data['counts']['test'][name]} held out ({data['split']})"))
@@ -193,6 +194,12 @@ def from_runs(runs: list[Run], table: str) -> list[dict]:
     return rows
 
 
+def right_calls(run: Run, name: str) -> np.ndarray:
+    "Whether each image of a row of Table IV was called right in a run (n,)."
+    found = read_json(run.folder / "predictions.json")["classify"]["rows"][name]
+    return np.array(list(found["calls"])) == np.array(list(found["truth"]))
+
+
 def claim_rows(runs: list[Run]) -> list[dict]:
     "Model 0 against Model 1: the differences the paper claims, over seeds trained in both."
     rows = []
@@ -200,9 +207,8 @@ def claim_rows(runs: list[Run]) -> list[dict]:
     for variant, models in both.items():
         if not {"m0", "m1"} <= set(models):
             continue
-        right = {m: [np.array(list(f["calls"])) == np.array(list(f["truth"])) for f in (read_json(r.folder / "predictions.json")["classify"]["rows"]["G"] for r in models[m])]
-                 for m in ("m0", "m1")}
-        a, b = (np.concatenate(right[m]) for m in ("m0", "m1"))
+        right = {model: [right_calls(run, "G") for run in models[model]] for model in ("m0", "m1")}
+        a, b = (np.concatenate(right[model]) for model in ("m0", "m1"))
         gap, width = a.mean() - b.mean(), 1.96 * np.sqrt(a.var() / len(a) + b.var() / len(b))
         low, high = 100 * (gap - width), 100 * (gap + width)
         rows.append(row(label("M0-G - M1-G", variant), "accuracy (points)", 100 * gap, low, high, paper=10.0, runs=len(right["m0"]),
@@ -218,8 +224,9 @@ def tables(runs: list[Run]) -> dict[str, list[dict]]:
             "leakage": from_runs(runs, "leakage"), "audit": audit_table()}
 
 # %% ../../nbs/82_study.p1_tables.ipynb #6d3ced5a
-CURVES = {"fig3_losses": {"d_loss": "critic loss", "g_loss": "generator loss"}, "fig4_ssim": {"ssim": "SSIM"}, "fig5_proxy_fd": {"fd": "Fréchet distance (auxiliary)"},
-          "fig6_pcc": {"pcc": "PCC"}, "fig7_psnr": {"psnr": "PSNR (dB)"}, "fig8_auxiliary": {"aux_real": "accuracy, held-out scans", "aux_fake": "accuracy, generated"},
+CURVES = {"fig3_losses": {"d_loss": "critic loss", "g_loss": "generator loss"}, "fig4_ssim": {"ssim": "SSIM"},
+          "fig5_proxy_fd": {"fd": "Fréchet distance (auxiliary)"}, "fig6_pcc": {"pcc": "PCC"}, "fig7_psnr": {"psnr": "PSNR (dB)"},
+          "fig8_auxiliary": {"aux_real": "accuracy, held-out scans", "aux_fake": "accuracy, generated"},
           "fig9_proxy_is": {"is_log": "E KL (nats)", "is_exp": "exp(E KL)"}}
 STATED = {"ssim": 0.07, "pcc": 0.55, "psnr": 12.0, "aux_real": 0.87, "is_log": 0.6}
 
@@ -276,12 +283,14 @@ def reading(runs: list[Run]) -> str:
     if collapse:
         said = ", ".join(f"{r['ours']:.3f} at {r['row'].partition(' ')[2]}" for r in collapse)
         words.append(f"Samples of a class lie apart by {said}; held-out scans by {collapse[0]['floor']:.3f}.")
-    words += [f"Splitting by scan instead of by lesion changes accuracy by {r['ours']:+.1f} points{'' if r['low'] is None else ' (%+.1f to %+.1f)' % (r['low'], r['high'])}."
-              for r in from_runs(runs, "leakage") if r["column"] == "accuracy (points)"]
+    for r in (r for r in from_runs(runs, "leakage") if r["column"] == "accuracy (points)"):
+        interval = "" if r["low"] is None else f" ({r['low']:+.1f} to {r['high']:+.1f})"
+        words.append(f"Splitting by scan instead of by lesion changes accuracy by {r['ours']:+.1f} points{interval}.")
     return " ".join(words) or "No finished run."
 
 
 def summary(runs: list[Run]) -> str:
     "The main numbers in Markdown, as the README carries them."
     wanted = [r for r in table4(runs) if r["column"] == "accuracy"] + [r for r in table5(runs) if r["column"] in ("dice, two-class mean", "lesion dice")]
-    return markdown(wanted, {"row": "set", "column": "measure", "ours": "ours", "low": "low", "high": "high", "paper": "paper", "verdict": "verdict", "runs": "seeds"})
+    heads = {key: key for key in ("ours", "low", "high", "paper", "verdict")}
+    return markdown(wanted, {"row": "set", "column": "measure", **heads, "runs": "seeds"})
