@@ -135,6 +135,10 @@ def reading(runs: list[Run]) -> str:
     if distance:
         words.append(f"Close to real? {distance['column']} {distance['ours']:.3g}; real films of other women score {distance['floor']:.3g}: "
                      f"{'above' if distance['ours'] > distance['floor'] else 'not above'} that floor.")
+    ks = [r for (name, column), r in of["texture"].items() if column == "KS" and "[" not in name]
+    if ks:
+        mean = lambda key: f"{np.mean([r[key] for r in ks]):.2f}"
+        words.append(f"In texture (Sobel and GLCM) they lie {mean('ours')} from the training films by KS distance, films of other women {mean('floor')}.")
     modes, signal = (of["stability"].get(("WGAN-GP - BCE", column)) for column in ("modes", SIGNAL))
     if modes and signal:
         words.append(f"Stable? On images with 16 known modes WGAN-GP reaches {modes['ours']:+.1f} modes against cross-entropy ({modes['verdict']}), and "
@@ -156,7 +160,8 @@ def reading(runs: list[Run]) -> str:
 
 def summary(runs: list[Run]) -> str:
     "Table 1 in Markdown, as the README carries it."
-    text = lambda r: r | {"interval": f"{r['low']:.3g} to {r['high']:.3g}" if r["low"] is not None else ""}
+    short = lambda value: "" if value is None else f"{value:.3g}"
+    text = lambda r: r | {key: short(r[key]) for key in ("ours", "floor", "copy")} | {"interval": f"{r['low']:.3g} to {r['high']:.3g}" if r["low"] is not None else ""}
     rows = [text(r) for r in table_of(runs, "table1") if "[" not in r["row"]]
     heads = {"column": "measure", "ours": "generated", "interval": "95 % interval", "floor": "real films of other women", "copy": "training films",
              "runs": "runs"}
