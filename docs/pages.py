@@ -30,6 +30,7 @@ def library(source: Path) -> None:
         if module:
             index += [(node.name, module, first_line(node)) for node in public(module_file(module))]
             book["cells"].append(markdown(reference(module)))
+        book["metadata"] = {"kernelspec": book["metadata"]["kernelspec"]}                 # no widget state
         (folder / f"{name}.ipynb").write_text(json.dumps(book), encoding="utf-8")
         groups.setdefault(group_of(path.stem), []).append(name)
     toc = "\n".join(f"```{{toctree}}\n:caption: {title}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n" for title, names in groups.items())
