@@ -16,8 +16,9 @@ import math
 import os
 import platform
 import re
+import secrets
 import sys
-import tempfile
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -128,19 +129,18 @@ def atomic_write(path: Path | str, data: bytes | str) -> Path:
     "Write a file so that it is either wholly there or not at all, whenever the process dies."
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
-    handle = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:                                   # the user's own umask, so that a shared folder can be shared
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError as error:
-        if handle is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise DataError(f"{path}: cannot be written ({error.strerror}); what was there before is untouched. "
                         "Check free space and permissions") from error
     return path
