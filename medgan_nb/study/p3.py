@@ -82,7 +82,8 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     params["dataset_size"] = wanted
     config = {"paper": "p3", "variant": ", ".join(f"{k}={v}" for k, v in sorted(changed.items())), "settings": settings,
               "params": {k: params[k] for k in ("preset", "dataset", "dataset_size", "model", "seed")},
-              "data": {"name": films.name, "simulated": films.simulated, "licence": films.licence, "split": "by woman", "fingerprint": films.fingerprint,
+              "data": {"name": films.name, "simulated": films.simulated, "licence": films.licence, "split": "by woman",
+                       "fingerprint": films.fingerprint,
                        "published": {"all": films.counts()} | {part: s.counts() for part, s in used.items()},
                        "women": {"all": len(set(films.groups))} | {part: len(set(s.groups)) for part, s in used.items()},
                        "n_train": wanted, "n_test": len(used["test"]), "notes": list(films.notes)}}
@@ -137,11 +138,12 @@ SPOT_RATE = 3e-4
 def stability(run: Run) -> dict[str, dict]:
     "What `train.stability.side_by_side` finds for each way to train; a stage of the run."
     made = {name: recipe(run.config["params"]["model"], 16, width=32, base=16, lr=SPOT_RATE, **how) for name, how in LOSSES.items()}
-    return run.stage("stability", lambda: side_by_side(made, spots(1024), run.settings["spots_kimg"], run.config["params"]["seed"], device=run.device))
+    kimg, seed = run.settings["spots_kimg"], run.config["params"]["seed"]
+    return run.stage("stability", lambda: side_by_side(made, spots(1024), kimg, seed, device=run.device))
 
 # %% ../../nbs/82_study.p3.ipynb #c9577dc0
 STUDY = Study("p3", "A hybrid MLP-CNN generator with WGAN-GP on mammograms", "p3_hybrid_mlp_cnn",
-              "A WGAN-GP whose generator joins an MLP with a CNN makes mammograms close to real ones, and its training is stable: no mode collapse, no "
-              "vanishing gradients. (No number of the thesis is available.)",
+              "A WGAN-GP whose generator joins an MLP with a CNN makes mammograms close to real ones, and its training is stable: no mode "
+              "collapse, no vanishing gradients. (No number of the thesis is available.)",
               PARAMETERS, PRESETS, MODELS, "mini_mias", "simulated_mammogram", grid, configure, p3_tables.tables, p3_tables.figures,
               p3_tables.summary, p3_tables.reading)
