@@ -152,7 +152,7 @@ def test_a_failed_run_is_named_and_the_rest_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("words, message", [
-    (["reproduce", "p9"], "paper is 'p9'; expected one of: p4"),
+    (["reproduce", "p9"], "paper is 'p9'; expected one of: p1, p2, p3, p4"),
     (["reproduce", "p4", "--preset", "paper"], "give data_dir"),
     (["reproduce", "p4", "--data-dir", "/nowhere"], "/nowhere"),
     (["sweep", "p4", "-p", "seed"], "expected name=value"),
