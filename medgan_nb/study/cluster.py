@@ -39,9 +39,9 @@ class Cluster:
         "What this pool is, for the first line of a batch."
         return f"{self.slots} runs at a time on {len(self.on_host)} hosts of {self.client.scheduler.address}"
 
-    def submit(self, cell: Cell, dead: str = ""):
+    def submit(self, cell: Cell, dead: str = "", before: int | None = None):
         "Hand one run to the cluster; a future of its outcome."
-        return self.client.submit(on_worker, cell, self.on_host, dead, self.name, pure=False, key=f"{cell.folder.name}-{uuid4().hex[:8]}")
+        return self.client.submit(on_worker, cell, self.on_host, dead, self.name, before, pure=False, key=f"{cell.folder.name}-{uuid4().hex[:8]}")
 
     def stop(self) -> None:
         "Ask every run that was handed out to end at its next checkpoint."
@@ -52,14 +52,14 @@ class Cluster:
         self.client.close()
 
 
-def on_worker(cell: Cell, on_host: dict[str, int], dead: str, name: str) -> str:
+def on_worker(cell: Cell, on_host: dict[str, int], dead: str, name: str, before: int | None = None) -> str:
     "One run on a worker: its share of the cores is what the host has, divided by the tasks its workers take at a time."
     from distributed import Event, get_client, get_worker
 
     worker = get_worker()
     at_once = on_host.get(worker.address.rpartition(":")[0].rpartition("/")[2], worker.state.nthreads)
     event = Event(name, client=get_client())
-    return attempt(cell, max(1, cores() // at_once), dead, seldom(event.is_set))
+    return attempt(cell, max(1, cores() // at_once), dead, seldom(event.is_set), before=before)
 
 
 def seldom(ask: Callable[[], bool], every: float = 5.0) -> Callable[[], bool]:
