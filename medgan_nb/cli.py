@@ -39,7 +39,7 @@ def main() -> None:
 
 
 Outputs = Annotated[str, typer.Option(help="Folder for runs and the report.")]
-Jobs = Annotated[int, typer.Option(help="Runs at a time on this machine; 0 chooses.")]
+Jobs = Annotated[int, typer.Option(help="Runs at a time on this machine; 0 chooses. Each gets cores / jobs threads, or OMP_NUM_THREADS if that is set and less.")]
 Scheduler = Annotated[str, typer.Option(help="Address of a Dask scheduler whose workers run them; see docs/howto_cluster.md.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print the runs, with time and room they will need.")]
 DataDir = Annotated[str, typer.Option(help="Folder of the real images; without it the built-in simulated ones are used.")]
