@@ -54,7 +54,8 @@ def order_rows(grid: dict, name: str, where: str) -> list[dict]:
             low = difference - np.hypot(a["value"] - a["low"], b["high"] - b["value"])
             high = difference + np.hypot(a["high"] - a["value"], b["value"] - b["low"])
         made.append(row(f"{label((variant, n, model))} - StyleGAN2", f"{name} to {where}", difference, float(low), float(high), runs=len(ours),
-                        extractor=ours[0]["extractor"], verdict=of_direction(-1, low, high), note="the paper's claim: below zero"))
+                        extractor=ours[0]["extractor"], verdict=of_direction(-1, low, high),
+                        note="the paper's claim: below zero" + ("; the interval covers zero" if low <= 0 <= high else "")))
     return made
 
 
