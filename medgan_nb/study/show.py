@@ -18,8 +18,9 @@ from ..viz.curves import loss_curves
 # %% ../../nbs/84_study.show.ipynb #820d5db9
 def table(rows: list[dict]) -> pd.DataFrame:
     "Rows of a report as a data frame, columns that are empty throughout left out, floats to four digits."
-    frame = pd.DataFrame(rows, columns=COLUMNS).replace("", None).dropna(axis=1, how="all")
-    return frame.map(lambda v: f"{v:.4g}" if isinstance(v, float) else v).fillna("")
+    text = lambda v: "" if v is None or v != v else f"{v:.4g}" if isinstance(v, float) else v
+    kept = [c for c in COLUMNS if any(text(row[c]) != "" for row in rows)]
+    return pd.DataFrame([{c: text(row[c]) for c in kept} for row in rows], columns=kept)
 
 # %% ../../nbs/84_study.show.ipynb #8d7befe1
 def live_curve(seconds: float = 5.0) -> Callable:
