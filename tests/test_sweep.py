@@ -148,7 +148,8 @@ def test_a_full_disk_leaves_what_was_there(weather):
 
 @pytest.mark.xdist_group("weather")
 def test_stopped_with_ctrl_c_and_gone_on_with(weather):
-    "Ctrl-C reaches the training, which writes a checkpoint; nothing is left running; the repeat goes on from there."
+    """Ctrl-C reaches the training, which writes a checkpoint at the end of its tick, however long that takes (here four seconds, more than Jupyter waits);
+    nothing is left running; the repeat goes on from there."""
     process = driver(weather, "seeds=1", "dataset_size=35", "fault=slow", start_new_session=True)
     begun = time.monotonic()
     while not any(len(read_lines(path)) >= 2 for path in weather.glob("toy/n35-*/log.jsonl")) and time.monotonic() - begun < 300:
@@ -160,9 +161,9 @@ def test_stopped_with_ctrl_c_and_gone_on_with(weather):
     assert while_running == ["running"] and state() == ["stopped"] and "stopping: each run ends at its next checkpoint" in said
     cell, = grid(weather, 1, dataset_size=35, fault="slow")
     assert (cell.folder / "checkpoint.safetensors").exists() and not (cell.folder / "running.ipynb").exists()
-    log = (cell.folder / "log.jsonl").read_text().splitlines(True)
+    log = (cell.folder / "log.jsonl").read_text()
     assert sweep([cell]).wait(quiet) == {cell.folder.name: DONE}
-    assert (cell.folder / "log.jsonl").read_text().startswith("".join(log[:2])), "it began anew"
+    assert len(log.splitlines()) == 2 and (cell.folder / "log.jsonl").read_text().startswith(log), "work was lost"
 
 
 def test_an_outputs_folder_that_vanishes_is_named(tmp_path):

@@ -1,20 +1,12 @@
 """A study as small as can be, for tests of the batch: its notebook trains a toy GAN with checkpoints, then does some stages."""
+import json
 import sys
 import time
 from functools import partial
 from pathlib import Path
 
-import nbformat
-import torch
-
 from medgan_nb.core import MedganError, atomic_write, digest
-from medgan_nb.data.images import ImageSet
-from medgan_nb.losses import d_nonsaturating, g_nonsaturating
-from medgan_nb.models.dcgan import Discriminator, Generator
 from medgan_nb.study.plan import Study, resolve
-from medgan_nb.study.sweep import Cell, cells, sweep
-from medgan_nb.train.loop import train
-from medgan_nb.train.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
 PARAMETERS = {"preset": "smoke", "dataset": "auto", "data_dir": "", "dataset_size": 0, "model": "toy", "seed": 0, "outputs": "", "device": "cpu",
@@ -34,13 +26,21 @@ def configure(given: dict) -> tuple[dict, dict]:
 
 
 def train_toy(run) -> str:
-    "Train for forty steps, a checkpoint at each tick; a hash of the weights."
+    "Train for forty steps, a checkpoint at each tick; a hash of the weights. The second tick may be told to be slow."
+    import torch
+
+    from medgan_nb.data.images import ImageSet
+    from medgan_nb.losses import d_nonsaturating, g_nonsaturating
+    from medgan_nb.models.dcgan import Discriminator, Generator
+    from medgan_nb.train.loop import train
+    from medgan_nb.train.recipe import Recipe
+
     torch.set_num_threads(1)
     pixels = torch.randint(0, 256, (40, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     images = ImageSet(pixels, [0] * 40, ("a",), range(40), range(40), name="noise", simulated=True)
     recipe = Recipe("toy", partial(Generator, 16, base=8), partial(Discriminator, 16, base=8), d_nonsaturating, g_nonsaturating, batch=8)
     run.report("training the GAN", kimg=0.32)
-    pause = lambda state, log: time.sleep(0.25 if run.settings["fault"] == "slow" else 0.02)
+    pause = lambda state, log: time.sleep(4.0 if run.settings["fault"] == "slow" and len(log) == 2 else 0.02)
     made = train(recipe, images, kimg=0.32, seed=run.config["params"]["seed"], folder=run.folder, precision="fp32", ticks=20, save_seconds=0.0, bar=False,
                  hooks=[pause])
     return digest([value.tolist() for value in made.G.state_dict().values()])
@@ -64,11 +64,11 @@ def part(run, weights: str, k: int, fault: str) -> float:
 
 def write_notebook(path: Path) -> Path:
     "The toy study's notebook."
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in NOTEBOOK])
-    book.cells[1].metadata["tags"] = ["parameters"]
-    book.metadata["kernelspec"] = {"display_name": "python3", "language": "python", "name": "python3"}
-    nbformat.write(book, path)
-    return path
+    code = [{"cell_type": "code", "execution_count": None, "id": f"cell-{k}", "metadata": {}, "outputs": [], "source": source}
+            for k, source in enumerate(NOTEBOOK)]
+    code[1]["metadata"] = {"tags": ["parameters"]}
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
+    return atomic_write(path, json.dumps({"cells": code, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}))
 
 
 def study(notebook: str) -> Study:
@@ -80,8 +80,10 @@ def study(notebook: str) -> Study:
 STUDY = study("toy")
 
 
-def grid(outputs: Path | str, seeds: int | str = 4, **also) -> list[Cell]:
+def grid(outputs: Path | str, seeds: int | str = 4, **also) -> list:
     "Some runs under an outputs folder, whose parent holds the notebook."
+    from medgan_nb.study.sweep import cells
+
     outputs = Path(outputs).resolve()
     notebook = outputs.parent / "toy.ipynb"
     if not notebook.exists():
@@ -91,6 +93,8 @@ def grid(outputs: Path | str, seeds: int | str = 4, **also) -> list[Cell]:
 
 
 if __name__ == "__main__":
+    from medgan_nb.study.sweep import sweep
+
     also = dict(word.split("=", 1) for word in sys.argv[2:])  # parameters that all runs share, and the scheduler
     address = also.pop("scheduler", "")
     try:

@@ -9,6 +9,7 @@ __all__ = ['START_TRIALS', 'STOP_SECONDS', 'follow', 'began', 'execute', 'main']
 import json
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -63,5 +64,6 @@ def main() -> None:
     "Entry point of the process: one argument, the run as JSON."
     task = json.loads(sys.argv[1])
     sys.modules.setdefault("rfc3987_syntax", None)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     follow(task["parent"])
     execute(task["notebook"], task["target"], task["parameters"])
