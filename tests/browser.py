@@ -35,6 +35,7 @@ class Browser:
         self.session = self.call("Target.attachToTarget", session=None, targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
+        self.call("Emulation.setFocusEmulationEnabled", enabled=True)  # without a focused page JupyterLab has no current notebook
         return self
 
     def __exit__(self, *_):

@@ -28,8 +28,11 @@ def lab(tmp_path_factory):
     root, port = tmp_path_factory.mktemp("notebooks"), free_port()
     own = {f"JUPYTER_{name}_DIR": str(home / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")} | {"JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"), "HOME": str(home), "OMP_NUM_THREADS": "1"}
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"fetchNews": "false"}')                                # no question about news over the page
     words = [sys.executable, "-m", "jupyterlab", "--no-browser", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=", "--allow-root",
-             f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+             f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     log = open(home / "log.txt", "w")
     process = subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, **own, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}, cwd=root)
     try:
@@ -76,16 +79,16 @@ def test_study_4_in_jupyterlab_and_its_widgets(lab, tmp_path_factory):
     with Browser(tmp_path_factory.mktemp("profile"), 1400, 1000) as browser:
         run_all(browser, address, "p4.ipynb", "document.querySelectorAll('.noUi-handle').length > 0 && document.querySelectorAll('[class*=medgan-tile]').length >= 24", 400)
         assert len(list((root / "outputs" / "p4").glob("*/metrics.json"))) == 1
-        big = "document.querySelector('.noUi-handle').closest('.widget-hbox').parentElement.closest('.widget-hbox').querySelector('img').src"
-        before = browser.until(big)
-        browser.js("document.querySelector('.noUi-handle').focus(), document.querySelector('.noUi-handle').scrollIntoView({block: 'center'})")
+        handle, tiles = "document.querySelector('.noUi-handle')", "document.querySelector('[class*=medgan-tile]')"
+        walked, large = f"{handle}.closest('.widget-hbox').querySelector('img').src", f"{tiles}.closest('.widget-vbox').querySelector(':scope > img').src"
+        before = browser.until(walked)
+        browser.js(f"{handle}.scrollIntoView({{block: 'center'}}), {handle}.focus()")
         for _ in range(10):
             browser.press("ArrowRight")
-        assert browser.until(f"{big} !== {json.dumps(before)}")
-        images = "[...document.querySelectorAll('.jp-OutputArea img')].map(i => i.src).join()"
-        before = browser.js(images)
+        assert browser.until(f"{handle}.closest('.widget-slider').innerText.includes('0.20') && {walked} !== {json.dumps(before)}")
+        before = browser.until(large)
         browser.click("[class*=medgan-tile][class*='-7 '], [class*=medgan-tile][class$='-7']")
-        assert browser.until(f"{images} !== {json.dumps(before)}")
+        assert browser.until(f"{large} !== {json.dumps(before)}")
         if os.environ.get("MEDGAN_SCREENSHOTS"):
             browser.screenshot(Path(os.environ["MEDGAN_SCREENSHOTS"]) / "lab.png")
 
@@ -102,7 +105,9 @@ def test_launcher_starts_a_run_and_finds_it(lab, tmp_path_factory, smoke_run):
             for (const [box, word] of [[study, 'p4'], [preset, 'smoke']]) { box.value = [...box.options].find(o => o.text.startsWith(word)).value;
             box.dispatchEvent(new Event('change', {bubbles: true})); } })()""")
         browser.click(".jupyter-button.mod-primary")
-        browser.until("/runs? done|done in/.test(document.querySelector('.jp-OutputArea').innerText)", 300)
+        said = "document.querySelector('.jp-OutputArea').innerText"
+        browser.until(f"!document.querySelector('.jupyter-button.mod-primary').disabled && /done in|failed|stopped/.test({said})", 300)
+        assert "1 of 1 runs done in" in browser.js(said) and "running:" not in browser.js(said)
         if os.environ.get("MEDGAN_SCREENSHOTS"):
             browser.screenshot(Path(os.environ["MEDGAN_SCREENSHOTS"]) / "launcher.png")
 
