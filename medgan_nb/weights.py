@@ -52,7 +52,8 @@ def fetch(source: Published, folder: Path) -> Path:
     why = FAILED.get(asked) or download(source, folder)
     if why:
         FAILED[asked] = why
-        raise WeightsError(f"{path}: not there and not fetched from {source.url} ({why}); download it elsewhere and "
+        place = str(path).replace(str(Path.home()), "~", 1)                    # the message stands in results that are shared
+        raise WeightsError(f"{place}: not there and not fetched from {source.url} ({why}); download it elsewhere and "
                            "place it there, or go on without it")
     return path
 
