@@ -129,8 +129,10 @@ def sample_figure(runs: list[Run]) -> Figure:
 
 def figures(runs: list[Run]) -> dict[str, Figure]:
     "Figures drawn from several runs, by name; those of a single run lie in its own folder."
-    made = {"fig2_fid": fid_figure(runs), "fig3_samples": sample_figure(runs),
+    made = {"fig2_fid": fid_figure(runs),
             "leakage": leakage_figure([r for r in runs[0].metrics["results"] if r["table"] == "leakage"])}
+    if any((run.folder / "strip.png").exists() for run in runs):
+        made["fig3_samples"] = sample_figure(runs)
     smallest = min(n for _, n, _ in cells(runs))
     curves = {NAMES[model]: read_lines(same[0].folder / "trajectory.jsonl") for (variant, n, model), same in cells(runs).items()
               if n == smallest and not variant and (same[0].folder / "trajectory.jsonl").exists()}

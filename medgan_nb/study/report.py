@@ -106,7 +106,7 @@ def shown_run(runs: list[Run]) -> Run:
     return min(runs, key=lambda run: (run.config["variant"], run.config["params"]["seed"]))
 
 # %% ../../nbs/83_study.report.ipynb #25d9a21d
-KEPT = ("config.json", "metrics.json", "predictions.json", "log.jsonl")
+KEPT = ("config.json", "metrics.json", "predictions.json", "log.jsonl", "trajectory.jsonl", "strip.png", "strip_real.png")
 
 
 def publish(study: Study, outputs: Path | str, target: Path | str) -> list[Path]:
