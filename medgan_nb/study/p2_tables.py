@@ -142,12 +142,12 @@ def figures(runs: list[Run]) -> dict[str, Figure]:
 
 # %% ../../nbs/82_study.p2_tables.ipynb #28ded6f4
 def reading(runs: list[Run]) -> str:
-    "What finished runs say about the claim, as a paragraph."
+    "What finished runs say about the claim, as a paragraph; its first sentence stands alone."
     grid = {key: same for key, same in cells(runs).items() if not key[0]}
     if not grid:
         return "No finished run of the study's own setting."
-    gained = reading_gain({key: same for key, same in scored(runs).items() if not key[0]})
-    return " ".join(filter(None, (reading_order(grid, distance_name(runs)), gained, reading_leakage(runs), reading_copies(grid))))
+    gained = {key: same for key, same in scored(runs).items() if not key[0]}
+    return " ".join(filter(None, (reading_order(grid, distance_name(runs)), reading_gain(gained), reading_leakage(runs), reading_copies(grid))))
 
 
 def reading_order(grid: dict, name: str) -> str:
@@ -156,22 +156,22 @@ def reading_order(grid: dict, name: str) -> str:
     for title in list(NAMES.values())[1:]:
         found = [r for r in rows if r["row"].endswith(f", {title} - StyleGAN2")]
         if found:
-            below = sum(r["verdict"] == "direction holds" for r in found)
-            above = sum(r["low"] is not None and r["low"] > 0 for r in found)
-            words.append(f"{title} is clearly below plain StyleGAN2 in {name} to held-out images at {below} of {len(found)} sizes and clearly above at {above}.")
-    return " ".join(words)
+            below = [r["row"].split(",")[0] for r in found if r["verdict"] == "direction holds"]
+            words.append(f"{title} at {len(below)} of {len(found)} sizes{' (' + ', '.join(below) + ')' if below else ''}")
+    return f"Clearly below plain StyleGAN2 in {name} to held-out images: {'; '.join(words)}." if words else ""
 
 
 def reading_gain(grid: dict) -> str:
     "What adding synthetic images does, and adding copies."
     if not grid:
         return ""
-    gains = {key: (gain(same, "synthetic100", "real"), gain(same, "synthetic100", "copies100")) for key, same in grid.items()}
-    holds = sum(g["low"] is not None and g["low"] > 0 for g, _ in gains.values())
-    beats = sum(r["low"] is not None and r["low"] > 0 for _, r in gains.values())
-    mean, rival = (float(np.mean([pair[k]["difference"] for pair in gains.values()])) for k in (0, 1))
-    return (f"Adding as many synthetic as real images changes micro-F1 by {mean:+.1f} points on average; the gain is above zero with its corrected interval in "
-            f"{holds} of {len(gains)} cells. Against plain copies of the real images, the same count and steps, it is {rival:+.1f} points, above zero in {beats}.")
+    gains = [(gain(same, "synthetic100", "real"), gain(same, "synthetic100", "copies100")) for same in grid.values()]
+    above, below = ([sum(pair[k]["low"] is not None and sign * pair[k]["low" if sign > 0 else "high"] > 0 for pair in gains) for k in (0, 1)]
+                    for sign in (1, -1))
+    mean = [float(np.mean([pair[k]["difference"] for pair in gains])) for k in (0, 1)]
+    return (f"Adding as many synthetic as real images changes micro-F1 by {mean[0]:+.1f} points on average: clearly up in {above[0]} of {len(gains)} cells, "
+            f"clearly down in {below[0]}. Against plain copies of the real images, the same count and steps, it is {mean[1]:+.1f} points: clearly up in "
+            f"{above[1]}, clearly down in {below[1]}.")
 
 
 def reading_leakage(runs: list[Run]) -> str:
