@@ -220,7 +220,7 @@ def reading(runs: list[Run]) -> str:
         return "No finished run of the study's own setting."
     found = predictions(same)
     apart = {r["row"]: r for r in difference_table(runs)}
-    gain = lambda name: f"{apart[name]['ours']:+.1f} points ({apart[name]['low']:+.1f} to {apart[name]['high']:+.1f})"
+    gain = lambda name: f"{round(apart[name]['ours'], 1) + 0.0:+.1f} points ({apart[name]['low']:+.1f} to {apart[name]['high']:+.1f})"
     each = right(found, "A").mean(1), right(found, "B").mean(1)
     p_values = [mcnemar(a, b)[2] for a, b in zip(right(found, "A"), right(found, "B"))]
     words = [f"Over {len(same)} seeds synthetic normals change accuracy by {gain('B - A')}: {apart['B - A']['verdict']}.",
