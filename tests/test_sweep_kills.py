@@ -20,9 +20,9 @@ from medgan_nb.study.sweep import sweep
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "PYTHONWARNINGS": "ignore", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "20"}
 RUNS, KILLS = 3, 28
-pytestmark = pytest.mark.xdist_group("kills")
 
-pytestmark = pytest.mark.skipif(not os.environ.get("MEDGAN_KILLS"), reason="minutes of random kills, not yet steady: MEDGAN_KILLS=1 runs them")
+pytestmark = [pytest.mark.xdist_group("kills"),
+              pytest.mark.skipif(not os.environ.get("MEDGAN_KILLS"), reason="minutes of random kills, not yet steady: MEDGAN_KILLS=1 runs them")]
 
 
 def batch(outputs: Path, jobs: int = 1, scheduler: str = ""):
