@@ -23,7 +23,7 @@ from ..models.readers import SmallCNN, reader
 from ..models.registry import OASBUD, recipe
 from . import p1_tables
 from .p1_watch import AuxClassifier, Curves
-from .plan import Study, resolve
+from .plan import Study, changed_settings, configuration, resolve
 from .run import Run
 from .synthetic import save_pngs
 from ..train.batch import mirror_turn_scale
@@ -88,15 +88,10 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     used = {"all": images, "pool": parts["train"], "test": parts["test"],
             "train": first_lesions(parts["train"], params["dataset_size"] or settings["n_lesions"], params["seed"])}
     params["dataset_size"] = len(set(used["train"].groups))
-    base = PRESETS[params["preset"]]
-    changed = {k: settings[k] for k in {**base, **OPTIONS} if settings[k] != {**base, **OPTIONS}[k] and k != "parts"}
-    config = {"paper": "p1", "variant": ", ".join(f"{k}={v}" for k, v in sorted(changed.items())), "settings": settings,
-              "params": {k: params[k] for k in ("preset", "dataset", "dataset_size", "model", "seed")},
-              "data": {"name": images.name, "simulated": images.simulated, "licence": images.licence, "split": f"by {settings['split']}",
-                       "fingerprint": images.fingerprint, "counts": {part: s.counts() for part, s in used.items()},
-                       "groups": {part: len(set(s.groups)) for part, s in used.items()}, "n_train": len(used["train"]),
-                       "n_test": len(used["test"]), "lesion_share": float(images.masks[images.rows].float().mean()), "notes": list(images.notes)}}
-    return config, used
+    changed = changed_settings(settings, PRESETS[params["preset"]] | OPTIONS, without=("parts",))
+    return configuration("p1", params, settings, changed, images, split=f"by {settings['split']}",
+                         counts={part: s.counts() for part, s in used.items()}, groups={part: len(set(s.groups)) for part, s in used.items()},
+                         n_train=len(used["train"]), n_test=len(used["test"]), lesion_share=float(images.masks[images.rows].float().mean())), used
 
 
 @lru_cache(maxsize=1)

@@ -31,7 +31,7 @@ from . import p2_tables
 from .p2_leak import leakage_rows
 from .p2_scores import arm_scores
 from .p2_watch import watch
-from .plan import Study, resolve
+from .plan import Study, changed_settings, configuration, resolve
 from .run import Run
 from .synthetic import (Compared, coverage_rows, distance_rows, intensity_rows, memory_rows, save_pngs,
                                        similarity_rows, synthetic_set)
@@ -91,16 +91,10 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     used = {"all": images, **parts, "train": split.subset(parts["pool"], wanted, params["seed"])}
     for way in ("group", "image") if len(images.classes) > 1 else ():
         assign_folds(used["train"], settings["folds"], params["seed"], way)   # too few for the folds: said now, not after the training
-    base = PRESETS[params["preset"]]
-    changed = {k: settings[k] for k in base if settings[k] != base[k]}
     params["dataset_size"] = wanted
-    config = {"paper": "p2", "variant": ", ".join(f"{k}={v}" for k, v in sorted(changed.items())), "settings": settings,
-              "params": {k: params[k] for k in ("preset", "dataset", "dataset_size", "model", "seed")},
-              "data": {"name": images.name, "simulated": images.simulated, "licence": images.licence, "split": f"by {settings['split']}",
-                       "fingerprint": images.fingerprint, "counts": {part: s.counts() for part, s in used.items()},
-                       "groups": {part: len(set(s.groups)) for part, s in used.items()}, "n_train": wanted, "n_test": len(used["test"]),
-                       "notes": list(images.notes)}}
-    return config, used
+    return configuration("p2", params, settings, changed_settings(settings, PRESETS[params["preset"]]), images, split=f"by {settings['split']}",
+                         counts={part: s.counts() for part, s in used.items()}, groups={part: len(set(s.groups)) for part, s in used.items()},
+                         n_train=wanted, n_test=len(used["test"])), used
 
 
 def make_parts(images: ImageSet, way: str, seed: int) -> dict[str, ImageSet]:

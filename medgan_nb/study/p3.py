@@ -20,7 +20,7 @@ from ..models.hybrid import HYBRIDS, NORMS, check_size
 from ..models.readers import READERS
 from ..models.registry import recipe
 from . import p3_tables
-from .plan import Study, resolve
+from .plan import Study, changed_settings, configuration, resolve
 from .run import Run
 from .synthetic import save_pngs, synthetic_set
 from ..train.loop import Trained, train
@@ -77,17 +77,11 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     wanted = params["dataset_size"] or min(settings["n_train"], len(parts["train"])) or len(parts["train"])
     used = parts | {"train": split.subset(parts["train"], wanted, params["seed"])}
     split.refuse_leaks(used)
-    base = PRESETS[params["preset"]]
-    changed = {k: settings[k] for k in base if settings[k] != base[k]} | ({"dataset_size": wanted} if params["dataset_size"] else {})
+    changed = changed_settings(settings, PRESETS[params["preset"]]) | ({"dataset_size": wanted} if params["dataset_size"] else {})
     params["dataset_size"] = wanted
-    config = {"paper": "p3", "variant": ", ".join(f"{k}={v}" for k, v in sorted(changed.items())), "settings": settings,
-              "params": {k: params[k] for k in ("preset", "dataset", "dataset_size", "model", "seed")},
-              "data": {"name": films.name, "simulated": films.simulated, "licence": films.licence, "split": "by woman",
-                       "fingerprint": films.fingerprint,
-                       "published": {"all": films.counts()} | {part: s.counts() for part, s in used.items()},
-                       "women": {"all": len(set(films.groups))} | {part: len(set(s.groups)) for part, s in used.items()},
-                       "n_train": wanted, "n_test": len(used["test"]), "notes": list(films.notes)}}
-    return config, used
+    sets = {"all": films} | used
+    return configuration("p3", params, settings, changed, films, split="by woman", published={part: s.counts() for part, s in sets.items()},
+                         women={part: len(set(s.groups)) for part, s in sets.items()}, n_train=wanted, n_test=len(used["test"])), used
 
 
 def split_women(films: ImageSet, seed: int) -> dict[str, ImageSet]:

@@ -34,7 +34,7 @@ from ..models.dcgan import layer_table, n_parameters
 from ..models.readers import SmallCNN
 from ..models.registry import recipe
 from . import p4_tables
-from .plan import Study, resolve
+from .plan import Study, changed_settings, configuration, resolve
 from .run import Run
 from ..train.loop import Trained, train
 
@@ -87,17 +87,12 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     split.refuse_leaks(parts)
     wanted = params["dataset_size"] or min(settings["n_train"], len(parts["train"])) or len(parts["train"])
     used = parts | {"train": split.subset(parts["train"], wanted, params["seed"])}
-    base = STUDY.presets[params["preset"]]
-    changed = {k: settings[k] for k in base if settings[k] != base[k] and k != "arms"} | {k: params[k] for k in ("model", "dataset_size") if
-                                                                         params[k] != PARAMETERS[k]}
+    changed = changed_settings(settings, PRESETS[params["preset"]], without=("arms",))
+    changed |= {key: params[key] for key in ("model", "dataset_size") if params[key] != PARAMETERS[key]}
     params["dataset_size"] = wanted
-    config = {"paper": "p4", "variant": ", ".join(f"{k}={v}" for k, v in sorted(changed.items())), "settings": settings,
-              "params": {k: params[k] for k in ("preset", "dataset", "dataset_size", "model", "seed")},
-              "data": {"name": films.name, "simulated": films.simulated, "licence": films.licence, "split": f"by group, val={settings['val']}",
-                       "fingerprint": films.fingerprint, "published": {p: films.of_part(p).counts() for p in sorted(set(films.parts))},
-                       "used": {p: len(s) for p, s in used.items()}, "n_train": wanted, "n_test": len(used["test"]),
-                       "notes": list(films.notes)}}
-    return config, used
+    return configuration("p4", params, settings, changed, films, split=f"by group, val={settings['val']}",
+                         published={part: films.of_part(part).counts() for part in sorted(set(films.parts))},
+                         used={part: len(s) for part, s in used.items()}, n_train=wanted, n_test=len(used["test"])), used
 
 
 @lru_cache(maxsize=1)
