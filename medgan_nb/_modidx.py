@@ -1552,6 +1552,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                     'medgan_nb.study.p2.fit_one': ('study.p2.html#fit_one', 'medgan_nb/study/p2.py'),
                                     'medgan_nb.study.p2.grid': ('study.p2.html#grid', 'medgan_nb/study/p2.py'),
                                     'medgan_nb.study.p2.keep_predictions': ('study.p2.html#keep_predictions', 'medgan_nb/study/p2.py'),
+                                    'medgan_nb.study.p2.leakage': ('study.p2.html#leakage', 'medgan_nb/study/p2.py'),
                                     'medgan_nb.study.p2.load_images': ('study.p2.html#load_images', 'medgan_nb/study/p2.py'),
                                     'medgan_nb.study.p2.made_of': ('study.p2.html#made_of', 'medgan_nb/study/p2.py'),
                                     'medgan_nb.study.p2.make_parts': ('study.p2.html#make_parts', 'medgan_nb/study/p2.py'),

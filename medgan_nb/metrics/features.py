@@ -145,7 +145,9 @@ def inception(source: Published = INCEPTION, folder: Path | str | None = None, p
         If the weights are absent and cannot be fetched, or a file is not the one it should be.
     """
     dtype = choose(precision, {"fp32": torch.float32, "bf16": torch.bfloat16}, "precision of features")
-    network = load_inception(*converted(source, needed(inception_network()), folder)).to(dtype)
+    with torch.device("meta"):                                                # names and shapes; nothing is drawn for weights that may be absent
+        wanted = needed(inception_network())
+    network = load_inception(*converted(source, wanted, folder)).to(dtype)
 
     def features(x: Tensor) -> Tensor:
         x = F.interpolate(x.expand(-1, 3, -1, -1), size=(299, 299), mode="bilinear", align_corners=False).to(dtype)

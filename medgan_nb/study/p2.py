@@ -6,7 +6,7 @@
 __all__ = ['PARAMETERS', 'COMMON', 'NARROW', 'PRESETS', 'MODELS', 'SIZES', 'ARMS', 'STUDY', 'grid', 'configure', 'make_parts',
            'load_images', 'made_of', 'train_gan', 'synthesise', 'study_extractor', 'extractors', 'system',
            'save_strips', 'quality_rows', 'plan_of', 'classify_arms', 'fit_folds', 'fit_one', 'keep_predictions',
-           'results', 'sizes_of']
+           'results', 'leakage', 'sizes_of']
 
 # %% ../../nbs/82_study.p2.ipynb #92cdf237
 import math
@@ -250,7 +250,12 @@ def results(run: Run, synthetic: ImageSet, trained: Trained, left: dict[str, dic
     keep_predictions(run, left)
     rows = [dict(table="classifier", row=name, column="micro-F1", value=value, low=low, high=high, n=len(run.data["test"]), note=note)
             for name, value, low, high, note in arm_scores(run)]
-    return rows + quality_rows(run, synthetic, trained) + leakage_rows(run.data["all"], len(run.data["test"]), sizes_of(run))
+    return rows + quality_rows(run, synthetic, trained) + leakage(run)
+
+
+def leakage(run: Run) -> list[dict]:
+    "Rows of table `leakage`, made once a run."
+    return run.stage("leakage", lambda: leakage_rows(run.data["all"], len(run.data["test"]), sizes_of(run)))
 
 
 def sizes_of(run: Run) -> tuple[int, ...]:
