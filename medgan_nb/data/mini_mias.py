@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'PUBLISHED', 'LICENCE', 'LAYOUT', 'SIDE', 'TISSUES', 'FINDINGS', 'NAME', 'TABLE_LIMIT', 'find_root',
-           'belongs', 'Finding', 'Film', 'parse_row', 'parse_circle', 'read_info', 'films', 'images_in', 'tables_in',
-           'circles', 'woman', 'read_film', 'notes_on', 'load']
+           'belongs', 'Finding', 'Entry', 'parse_row', 'parse_circle', 'read_info', 'entries', 'tables_in', 'circles',
+           'film_of', 'films', 'images_in', 'read_film', 'notes_on', 'load']
 
 # %% ../../nbs/14_data.mini_mias.ipynb #dfdab1df
 import re
@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..core import DataError
-from .breast import prepare_breast
-from .files import folders, list_images, read_all, read_bytes, read_image, shown
+from . import mammography
+from .files import folders, list_images, read_bytes, read_image, shown
 from .images import ImageSet
-from .prepare import check_settings
-from .split import merge_duplicates
+from .mammography import Film, Scan, by_class, holds
 
 # %% ../../nbs/14_data.mini_mias.ipynb #ff35b61b
 CLASSES = ("normal", "benign", "malignant")
@@ -47,11 +45,7 @@ def find_root(data_dir: Path | str) -> Path:
 
 def belongs(data_dir: Path | str) -> bool:
     "Whether a folder looks like a copy of this set: Info.txt beside a film named as published."
-    try:
-        root = find_root(data_dir)
-        return any(NAME.fullmatch(path.stem) for path in root.iterdir())
-    except (DataError, OSError):
-        return False
+    return holds(lambda: any(NAME.fullmatch(path.stem) for path in find_root(data_dir).iterdir()))
 
 # %% ../../nbs/14_data.mini_mias.ipynb #57c53849
 @dataclass(frozen=True)
@@ -74,7 +68,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Film:
+class Entry:
     "What Info.txt says of a film: its tissue (a key of `TISSUES`) and its findings, none where it is normal."
 
     tissue: str
@@ -115,7 +109,7 @@ def parse_circle(words: list[str], where: str) -> tuple[float, float, float] | N
     return x, y, radius
 
 # %% ../../nbs/14_data.mini_mias.ipynb #da14a0fd
-def read_info(path: Path) -> dict[str, Film]:
+def read_info(path: Path) -> dict[str, Entry]:
     """The table of findings: film -> what is on it.
 
     Raises
@@ -140,10 +134,10 @@ def read_info(path: Path) -> dict[str, Film]:
             raise DataError(f"{shown(path)}: {name} is NORM and has other rows; expected one or the other")
     if not tissue:
         raise DataError(f"{shown(path)}: no row that starts with mdb; expected rows like mdb001 G CIRC B 535 425 197")
-    return {name: Film(kind, tuple(filter(None, findings[name]))) for name, kind in tissue.items()}
+    return {name: Entry(kind, tuple(filter(None, findings[name]))) for name, kind in tissue.items()}
 
 
-def films(data_dir: Path | str) -> dict[Path, Film]:
+def entries(data_dir: Path | str) -> dict[Path, Entry]:
     """Image file -> what is on it, in order of numbers.
 
     Raises
@@ -163,85 +157,63 @@ def films(data_dir: Path | str) -> dict[Path, Film]:
     return {path: info[path.stem] for path in paths}
 
 
-def images_in(data_dir: Path | str) -> dict[tuple[str, str], list[Path]]:
-    "The image files of each class, in order, as the part `all`."
-    found = films(data_dir)
-    return {("all", name): [path for path, film in found.items() if film.label == k] for k, name in enumerate(CLASSES)}
-
-
 def tables_in(data_dir: Path | str) -> list[Path]:
     "The files beside the images that are read too."
     return [find_root(data_dir) / "Info.txt"]
 
 # %% ../../nbs/14_data.mini_mias.ipynb #5f21319f
-def circles(film: Film, side: int) -> np.ndarray:
+def circles(entry: Entry, side: int) -> np.ndarray:
     "The findings of a film as discs (side, side), bool; at least one pixel each."
     mask = np.zeros((side, side), bool)
     row, column = np.ogrid[:side, :side]
-    for finding in film.findings:
+    for finding in entry.findings:
         if finding.circle:
             x, y, radius = (value * side / SIDE for value in finding.circle)
             mask |= np.hypot(column + 0.5 - x, row + 0.5 - (side - y)) <= max(radius, 0.75)
     return mask
 
 
-def woman(stem: str) -> str:
-    "The woman a film is of, from its name: mdb001 and mdb002 are woman001."
-    return f"woman{(int(stem[3:]) + 1) // 2:03d}"
+def film_of(path: Path, entry: Entry) -> Film:
+    "A film by its number: mdb001 is the right and mdb002 the left breast of woman001; all are mediolateral oblique."
+    number = int(path.stem[3:])
+    return Film(path, path.stem, entry.label, f"woman{(number + 1) // 2:03d}", "LR"[number % 2], "MLO")
 
 
-def read_film(path: Path, film: Film, size: int, fit: str, equalize: str) -> tuple[np.ndarray, np.ndarray]:
-    "Pixels and mask (size, size) of one film, prepared as in `data.breast`."
-    pixels = read_image(path)
+def films(data_dir: Path | str) -> list[Film]:
+    "The films of a copy, in order of numbers; refused as `entries` says."
+    return [film_of(path, entry) for path, entry in entries(data_dir).items()]
+
+
+def images_in(data_dir: Path | str) -> dict[tuple[str, str], list[Path]]:
+    "The image files of each class, in order, as the part `all`."
+    return by_class(films(data_dir), CLASSES)
+
+
+def read_film(film: Film, entry: Entry) -> Scan:
+    "One film with its circles."
+    pixels = read_image(film.path)
     if pixels.shape[0] != pixels.shape[1]:
-        raise DataError(f"{shown(path)}: {pixels.shape[1]} x {pixels.shape[0]} pixels; expected a square, as published")
-    try:
-        prepared = prepare_breast(pixels, size, fit, equalize, mirrored=int(path.stem[3:]) % 2 == 1)
-    except DataError as error:
-        raise DataError(f"{shown(path)}: {error}") from None
-    return prepared.pixels, prepared.place(circles(film, len(pixels)))
+        raise DataError(f"{shown(film.path)}: {pixels.shape[1]} x {pixels.shape[0]} pixels; expected a square, as published")
+    if pixels.dtype != np.uint8:
+        raise DataError(f"{shown(film.path)}: {pixels.dtype} pixels; expected 8 bits as published")
+    return Scan(pixels, mask=circles(entry, len(pixels)), mirrored=film.side == "R")
 
 
-def notes_on(found: dict[Path, Film]) -> list[str]:
+def notes_on(found: dict[Path, Entry]) -> list[str]:
     "What is to be said: counts other than published, findings without a place."
-    counts = Counter(CLASSES[film.label] for film in found.values())
+    counts = Counter(CLASSES[entry.label] for entry in found.values())
     said = lambda numbers: ", ".join(f"{numbers[name]} {name}" for name in CLASSES)
-    placeless = sum(any(finding.circle is None for finding in film.findings) for film in found.values())
+    placeless = sum(any(finding.circle is None for finding in entry.findings) for entry in found.values())
     notes = [] if counts == PUBLISHED else [f"{said(counts)}; published are {said(PUBLISHED)}"]
     return notes + ([f"{placeless} films have a finding without a place; no mask shows it"] if placeless else [])
 
 # %% ../../nbs/14_data.mini_mias.ipynb #52dedee3
 def load(data_dir: Path | str, size: int = 128, fit: str = "pad", equalize: str = "none") -> ImageSet:
-    """Read the set from its published layout.
+    """Read the set from its published layout; `data_dir` is the folder `all-mias`, or the one it lies in.
 
-    Parameters
-    ----------
-    data_dir : Path or str
-        The folder `all-mias`, or the one it lies in.
-    size : int
-        Side of the square images in pixels.
-    fit, equalize : str
-        How the cut about the breast becomes a square (`pad` keeps all of it and the aspect), and which equalisation
-        follows: see `data.breast` and `data.prepare`.
-
-    Returns
-    -------
-    ImageSet
-        With classes normal, benign and malignant, women as groups, findings as masks, and ids like `mdb001`.
-
-    Raises
-    ------
-    DataError
-        If the layout is not the published one, the table cannot be understood, or a film is damaged.
+    The other parameters, and what is raised, as for `mammography.read_set`. Classes normal, benign and malignant, women as
+    groups, findings as masks, ids like `mdb001`.
     """
-    check_settings(size, fit, equalize)
-    found = films(data_dir)
-    read = read_all(list(found), lambda path: read_film(path, found[path], size, fit, equalize), title="mini_mias")
-    for path, (pixels, _) in zip(found, read):
-        if pixels.dtype != np.uint8:
-            raise DataError(f"{shown(path)}: {pixels.dtype} pixels; expected 8 bits as published")
-    pixels, masks = (torch.from_numpy(np.stack(part)[:, None]) for part in zip(*read))
-    ids = [path.stem for path in found]
-    return merge_duplicates(ImageSet(
-        pixels, [film.label for film in found.values()], CLASSES, [woman(stem) for stem in ids], ids, masks=masks,
-        name="mini_mias", licence=LICENCE, notes=tuple(notes_on(found))))
+    found = entries(data_dir)
+    return mammography.read_set([film_of(path, entry) for path, entry in found.items()], CLASSES, lambda film: read_film(film, found[film.path]),
+                                size, fit, equalize, "mini_mias", LICENCE, notes_on(found))
