@@ -151,7 +151,7 @@ def train(recipe: Recipe, images: ImageSet, *, kimg: float, seed: int = 0, folde
     files = Files(folder and Path(folder))
     counts = torch.bincount(torch.as_tensor(images.labels), minlength=recipe.n_classes) if recipe.n_classes else None
     state = start(recipe, seed, device, "bf16" if dtype == torch.bfloat16 else "fp32", counts)
-    state.total = total
+    state.total, state.folder = total, files.folder
     if watch:
         state.watch = build_watches(watch, seed, state.device)
         identity["watch"] = [{name: each.describe()} for name, each in state.watch.items()]

@@ -11,6 +11,7 @@ import copy
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class State:
     step: int = 0
     seconds: float = 0.0
     total: int = 0
+    folder: Path | None = None
     watch: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     masks: Tensor | None = None
     stop: str = ""

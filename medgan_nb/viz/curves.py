@@ -40,7 +40,7 @@ LOSS_PANELS = (("loss", {"d_loss": ("D", "blue"), "g_loss": ("G", "vermilion")})
 
 
 @mpl.rc_context(STYLE)
-def loss_curves(log: list[dict], images: int | None = None) -> Figure:
+def loss_curves(log: list[dict], images: int | None = None, panels: tuple = LOSS_PANELS) -> Figure:
     """Losses of D and G, and what D says of real and generated images, against thousands of images shown.
 
     Parameters
@@ -49,6 +49,8 @@ def loss_curves(log: list[dict], images: int | None = None) -> Figure:
         One row a tick with `kimg`, `d_loss`, `g_loss`, `d_real`, `d_fake`; a value may be missing or None.
     images : int, optional
         Number of training images; with it the top axis counts epochs.
+    panels : tuple of (str, dict of str to (str, str))
+        The two panels: what the axis says, and for each column of the log its name and its colour of `PALETTE`.
 
     Raises
     ------
@@ -61,7 +63,7 @@ def loss_curves(log: list[dict], images: int | None = None) -> Figure:
     if not any(key in row for row in log for key in ("d_loss", "g_loss")):
         raise DataError(f"log: rows have {', '.join(sorted(log[0]))}; expected d_loss and g_loss")
     figure, kimg = blank_figure(9, 3), column(log, "kimg")
-    for axes, (label, curves) in zip(figure.subplots(1, 2), LOSS_PANELS):
+    for axes, (label, curves) in zip(figure.subplots(1, 2), panels):
         for key, (name, color) in curves.items():
             values = column(log, key)
             axes.plot(kimg, values, color=PALETTE[color], alpha=0.3, linewidth=0.8)
@@ -71,8 +73,9 @@ def loss_curves(log: list[dict], images: int | None = None) -> Figure:
         if images:
             top = axes.secondary_xaxis("top", functions=(lambda k: k * 1000 / images, lambda e: e * images / 1000))
             top.set_xlabel("epochs")
-    axes.set_ylim(-0.02, 1.02)
-    axes.axhline(0.5, color=PALETTE["grey"], linewidth=1, linestyle=":")
+        if "d_real" in curves:
+            axes.set_ylim(-0.02, 1.02)
+            axes.axhline(0.5, color=PALETTE["grey"], linewidth=1, linestyle=":")
     return figure
 
 # %% ../../nbs/71_viz.curves.ipynb #39f69d43
