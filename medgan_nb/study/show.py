@@ -55,9 +55,9 @@ def under(curve: bytes, strip: Image.Image) -> Image.Image:
 
 
 def png(image: Image.Image) -> bytes:
-    "An image as a small PNG: a palette is enough for curves."
+    "An image as PNG."
     file = io.BytesIO()
-    (image if image.mode == "L" else image.quantize(64)).save(file, "PNG", optimize=True)
+    image.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
