@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import (busi, cbis_ddsm, chest_xray, dicom, folder, inbreast, mini_mias, oasbud, phantom_chest,
+from . import (busi, cbis_ddsm, chest_xray, dicom, folder, inbreast, mini_ddsm, mini_mias, oasbud, phantom_chest,
                             phantom_mammogram, phantom_ultrasound, phantom_ultrasound_rf)
-from .files import read_image
+from .files import read_image, read_mask
 from .images import ImageSet
 
 # %% ../../nbs/19_data.catalogue.ipynb #3f90e114
@@ -44,8 +44,8 @@ class Source:
         How an image of this set becomes a square where nothing else is asked for.
     tables : callable
         Data folder -> the files beside the images that are read too.
-    decode : callable
-        Reads one image file, or raises.
+    decode, decode_mask : callable
+        Reads one image file, or one mask file, or raises.
     straddles : bool
         Whether patients are known to be in several parts of the set as published.
     fetch : callable or None
@@ -68,6 +68,7 @@ class Source:
     fit: str = "crop"
     tables: Callable[[Path], list[Path]] = lambda data_dir: []
     decode: Callable[[Path], object] = read_image
+    decode_mask: Callable[[Path], object] = read_mask
     straddles: bool = False
     fetch: Callable[[Path], Path] | None = None
 
@@ -103,10 +104,15 @@ SOURCES = {source.name: source for source in (
            counts={"all": mini_mias.PUBLISHED}, fit="pad", tables=mini_mias.tables_in),
     Source("cbis_ddsm", "mammograms (CBIS-DDSM), Lee et al. 2017", cbis_ddsm.LICENCE,
            "https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY",
-           "download the full mammograms and the four tables from the Cancer Imaging Archive (collection CBIS-DDSM), "
+           "download the full mammograms (with the ROI masks for lesions) and the four tables from the Cancer Imaging Archive "
+           "(collection CBIS-DDSM), "
            "then give the folder of the tables as data_dir",
            cbis_ddsm.LAYOUT, read=cbis_ddsm.load, files=cbis_ddsm.images_in, belongs=cbis_ddsm.belongs, fit="pad",
-           tables=cbis_ddsm.tables_in, decode=dicom.read_dicom, straddles=True),
+           tables=cbis_ddsm.tables_in, decode=dicom.read_dicom, masks=cbis_ddsm.masks_in, decode_mask=dicom.read_dicom,
+           straddles=True),
+    Source("mini_ddsm", "mammograms, reduced (mini-DDSM), Lekamlage et al. 2020", mini_ddsm.LICENCE, "https://arxiv.org/abs/2010.00494",
+           "download and unpack kaggle.com/datasets/cheddad/miniddsm2, then give its folder as data_dir",
+           mini_ddsm.LAYOUT, read=mini_ddsm.load, files=mini_ddsm.images_in, belongs=mini_ddsm.belongs, fit="pad", masks=mini_ddsm.masks_in),
     Source("inbreast", "mammograms (INbreast), Moreira et al. 2012", inbreast.LICENCE,
            "https://doi.org/10.1016/j.acra.2011.09.014",
            "ask its authors for the release, then give its folder as data_dir",

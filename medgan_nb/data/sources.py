@@ -18,7 +18,7 @@ from ..core import ConfigError, MedganError, choose
 from .cache import cached
 from .catalogue import SOURCES, Source
 from .duplicates import across_classes
-from .files import read_all, read_mask
+from .files import read_all
 from .images import ImageSet
 from .prepare import check_settings
 from .prepare import equalize as equalized
@@ -120,7 +120,7 @@ def check_source(source: Source, data_dir: Path) -> list[Finding]:
     except MedganError as error:
         paths = [path for found in files.values() for path in found]
         damaged = read_all(paths, lambda path: damage(path, source.decode), title="looking for damage")
-        damaged += read_all(source.masks(data_dir), lambda path: damage(path, read_mask), title="looking for damage")
+        damaged += read_all(source.masks(data_dir), lambda path: damage(path, source.decode_mask), title="looking for damage")
         return [fault(what) for what in damaged if what] or [fault(str(error))]
     counted = [fault(what) for what in miscounts(source, files)]
     return [*counted, *conflicts(source, images), Finding(source.name, False, f"{images}")]
