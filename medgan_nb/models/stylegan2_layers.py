@@ -105,9 +105,12 @@ class StyledConv(nn.Module):
     def scales(self, w: Tensor) -> tuple[Tensor, Tensor]:
         "Factors of the input (N, inputs) and lengths of the output (N, outputs), the latter over the activation's gain."
         s = self.affine(w)
+        return s, (s.square() @ self.squares() / 2 + 5e-9).sqrt()
+
+    def squares(self) -> Tensor:
+        "What each input, with factor 1, adds to the squared length of each output (inputs, outputs)."
         squares = self.weight.square().sum((2, 3))
-        lengths = s.square() @ (squares if self.up else squares.t())
-        return s, (lengths / 2 + 5e-9).sqrt()
+        return squares if self.up else squares.t()
 
     def forward(self, x: Tensor, factors: Tensor, lengths: Tensor, noise: str) -> Tensor:
         "Features (N, inputs, H, W), which `factors` (N, inputs) multiply -> features that are to be divided by `lengths` (N, outputs)."
