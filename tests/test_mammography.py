@@ -107,11 +107,11 @@ def test_any_table_of_findings(tmp_path, lines):
     except DataError as error:
         one_line(error, "Info.txt")
         return
-    for film in films.values():
-        assert film.tissue in mini_mias.TISSUES and film.label in (0, 1, 2)
-        for finding in film.findings:
+    for entry in films.values():
+        assert entry.tissue in mini_mias.TISSUES and entry.label in (0, 1, 2)
+        for finding in entry.findings:
             assert finding.circle is None or max(finding.circle) <= 1024
-            mini_mias.circles(film, 64)
+            mini_mias.circles(entry, 64)
 
 
 def by_woman(images, share: float, seed: int) -> dict:
@@ -287,7 +287,7 @@ def test_sixteen_bits_and_window_arrive(put):
     put(dicom_bytes(4095 - light, WindowCenter=2048, WindowWidth=4096, PatientID="p7",
                     PhotometricInterpretation="MONOCHROME1"), "mine/b.dcm")
     images = sources.load("dicom_mammogram", path.parent, size=64)
-    assert images.pixels.dtype == torch.uint16 and list(images.groups) == ["p7", "p7"]
+    assert images.pixels.dtype == torch.uint16 and list(images.groups) == ["patient0001"] * 2
     first, second = images.pixels[:, 0].numpy().astype(int)
     assert len(np.unique(first)) > 400 and np.abs(first - second).max() <= 32
     wanted = prepare_breast(light, 64, window=(0, 4095)).pixels.astype(int)
@@ -330,6 +330,97 @@ def test_cbis_ddsm_by_name_and_the_published_leak_is_no_fault(put, tmp_path):
     findings = sources.check(tmp_path)
     assert any("P_00001" in finding.what for finding in findings) and not any(finding.fault for finding in findings)
     assert cbis_ddsm.belongs(tmp_path) and set(images.groups[images.parts == "train"]) & set(images.groups[images.parts == "test"])
+
+
+def lesion(shape: tuple[int, int], *area: slice) -> np.ndarray:
+    "A mask (H, W), uint8 of 0 and 255, of a rectangle."
+    mask = np.zeros(shape, np.uint8)
+    mask[area] = 255
+    return mask
+
+
+@pytest.fixture
+def cbis(put, tmp_path):
+    "A drawn copy of CBIS-DDSM: a film with two lesions, whose files are as the newer copies have them, and one with none."
+    names = ("Mass-Training_P_00001_LEFT_CC", "Mass-Training_P_00002_LEFT_CC")
+    for k, name in enumerate(names):
+        put(dicom_bytes(film(k)), f"CBIS-DDSM/{name}/a/b/1-1.dcm")
+    eight = dict(BitsAllocated=8, BitsStored=8, HighBit=7)
+    put(dicom_bytes(lesion(film().shape, slice(40, 60), slice(20, 40)), **eight), f"CBIS-DDSM/{names[0]}_1/a/b/1-1.dcm")
+    put(dicom_bytes(film()[40:60, 20:40]), f"CBIS-DDSM/{names[0]}_1/a/b/1-2.dcm")
+    put(dicom_bytes(film()[60:70, 20:40]), f"CBIS-DDSM/{names[0]}_2/a/b/1-1.dcm")
+    put(dicom_bytes(lesion(film().shape, slice(60, 70), slice(20, 40)), **eight), f"CBIS-DDSM/{names[0]}_2/a/b/1-2.dcm")
+    rows = [f"{name}/1/2/000000.dcm,{pathology},{name}_{k}/1/2/000001.dcm,{name}_{k}/1/3/000000.dcm"
+            for name, k, pathology in ((names[0], 1, "BENIGN"), (names[0], 2, "MALIGNANT"), (names[1], 1, "BENIGN"))]
+    (tmp_path / "mass_case_description_train_set.csv").write_text(
+        "\n".join(["image file path,pathology,ROI mask file path,cropped image file path", *rows]))
+    return tmp_path
+
+
+def test_masks_of_cbis_ddsm_are_told_by_content(cbis):
+    images = sources.load("cbis_ddsm", cbis, size=32)
+    whole = lesion(film().shape, slice(40, 70), slice(20, 40)) > 0
+    assert np.array_equal(images.masks[0, 0].numpy(), prepare_breast(film(), 32).place(whole)) and not images.masks[1].any()
+    assert list(images.labels) == [1, 0] and not any("without a mask" in note for note in images.notes)
+    assert not any(finding.fault for finding in sources.check(cbis))
+
+
+def test_a_damaged_or_hostile_mask_is_named(cbis):
+    path = cbis / "CBIS-DDSM/Mass-Training_P_00001_LEFT_CC_1/a/b/1-1.dcm"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:3000])
+    with pytest.raises(DataError) as error:
+        sources.load("cbis_ddsm", cbis, size=32)
+    one_line(error.value, "1-1.dcm", "truncated")
+    assert [finding.what for finding in sources.check(cbis) if finding.fault][0].startswith(str(path))
+    path.write_bytes(dicom_bytes(lesion((60, 300), slice(10, 20), slice(10, 20)), BitsAllocated=8, BitsStored=8, HighBit=7))
+    assert any("other proportions" in note for note in sources.load("cbis_ddsm", cbis, size=32).notes)
+    path.unlink()
+    assert any("a lesion folder without a mask" in note for note in sources.load("cbis_ddsm", cbis, size=32).notes)
+    table = cbis / "mass_case_description_train_set.csv"
+    table.write_text(table.read_text().replace("_1/1/2/000001.dcm", "_1/../../../../etc/passwd", 1))
+    with pytest.raises(DataError) as error:
+        sources.load("cbis_ddsm", cbis, size=32)
+    one_line(error.value, "leads outside")
+
+
+def test_mini_ddsm_by_name(put, tmp_path):
+    from medgan_nb.data.files import write_png
+
+    for k, (name, case) in enumerate((("Normal", "A_1001_1"), ("Cancer", "B_0045_1"), ("Cancer", "B_0045_1"))):
+        path = tmp_path / "MINI-DDSM-Complete-PNG-16" / name / case[2:6] / f"{case}.{'LEFT' if k < 2 else 'RIGHT'}_MLO.png"
+        write_png(path, film(k) * np.uint16(16))
+    outline = lesion(film().shape, slice(40, 60), slice(20, 40))
+    outline[42:58, 22:38] = 0
+    write_png(path.with_name(f"{path.stem}_Mask.png"), outline)
+    images = sources.load("mini_ddsm", tmp_path, size=32)
+    assert list(images.groups) == ["case1001", "case0045", "case0045"] and images.pixels.dtype == torch.uint16
+    assert np.array_equal(images.masks[2, 0].numpy(), prepare_breast(film(2), 32).place(lesion(film().shape, slice(40, 60), slice(20, 40)) > 0))
+    assert [finding.dataset for finding in sources.check(tmp_path)] == ["mini_ddsm"]
+
+
+def test_a_patients_name_in_a_file_goes_no_further(put, tmp_path):
+    for k in range(3):
+        put(dicom_bytes(film(k), PatientID="Doe^Jane" if k < 2 else "Roe"), f"mine/{k}.dcm")
+    images = sources.load("dicom_mammogram", tmp_path / "mine", size=32)
+    assert list(images.groups) == ["patient0001", "patient0001", "patient0002"]
+    assert not any("Doe" in str(value) for value in vars(images).values())
+
+
+cells = st.sampled_from(["Mass-Training_P_00001_LEFT_CC/1.dcm", "Mass-Training_P_00001_LEFT_CC_1/1.dcm", "../x", "/etc/passwd", "BENIGN", "MALIGNANT", "",
+                         '"', '"a\nb"', "\x00", "é", "a" * 5000, "=1+1", "P_1"])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.lists(cells, max_size=6).map(",".join), max_size=6), st.booleans())
+def test_any_table_of_lesions(tmp_path, lines, headed):
+    head = ["image file path,pathology,ROI mask file path,cropped image file path"] * headed
+    (tmp_path / "calc_case_description_test_set.csv").write_text("\n".join(head + lines), encoding="utf-8")
+    try:
+        assert all(case.label in (0, 1) for case in cbis_ddsm.cases(tmp_path))
+        cbis_ddsm.films(tmp_path)
+    except DataError as error:
+        one_line(error)
 
 
 # --- texture and denoising -------------------------------------------------------------------------------------------
