@@ -21,8 +21,7 @@ HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "PYTHONWARNINGS": "ignore", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "20"}
 RUNS, KILLS = 3, 28
 
-pytestmark = [pytest.mark.xdist_group("kills"),
-              pytest.mark.skipif(not os.environ.get("MEDGAN_KILLS"), reason="minutes of random kills, not yet steady: MEDGAN_KILLS=1 runs them")]
+pytestmark = pytest.mark.xdist_group("kills")
 
 
 def batch(outputs: Path, jobs: int = 1, scheduler: str = ""):
@@ -108,9 +107,9 @@ def progress(outputs: Path) -> int:
     return sum(path.stat().st_size for name in ("log.jsonl", "stages/*.json") for path in outputs.glob(f"toy/*/{name}"))
 
 
-def moment(outputs: Path, chance: random.Random, kernels) -> bool:
-    "Wait for a random moment: soon after there is a kernel, or (True) soon after one has logged a tick or ended a stage."
-    wait_for(kernels)
+def moment(outputs: Path, chance: random.Random, kernels, ended) -> bool:
+    "Wait for a random moment: soon after there is a kernel, or (True) soon after one has logged a tick or ended a stage; or until all has ended."
+    wait_for(lambda: kernels() or ended())
     late, before = chance.random() < 0.6, progress(outputs)
     if late:
         wait_for(lambda: progress(outputs) > before or not kernels())
@@ -144,7 +143,7 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
             if not batches and complete(outputs, undisturbed):
                 break
             batches += [batch(outputs) for _ in range(2 - len(batches)) if not complete(outputs, undisturbed)]
-            on = moment(outputs, chance, lambda: parts_of(batches)["kernel"] or not any(one.is_alive() for one in batches))
+            on = moment(outputs, chance, lambda: parts_of(batches)["kernel"], lambda: not any(one.is_alive() for one in batches))
             victims = parts_of(batches)
             for kind in chance.sample(["kernel", "run", "sweep"], chance.choice((1, 2))) if victims["kernel"] else []:
                 killed = kill(chance.choice(victims[kind])) if victims[kind] else 0
@@ -198,7 +197,7 @@ def test_dask_workers_are_killed(tmp_path, undisturbed, cluster):
     for kind in ("worker", "kernel", "client"):
         if not client.is_alive() and not complete(outputs, undisturbed):
             client = batch(outputs, scheduler=address)
-        moment(outputs, chance, lambda: kernels() or not client.is_alive())
+        moment(outputs, chance, kernels, lambda: not client.is_alive())
         victims = {"worker": [p for p in workers(nurse) if family([p], "ipykernel_launcher")], "kernel": kernels(),
                    "client": [psutil.Process(client.pid)] if client.is_alive() else []}[kind]
         kills[kind] += kill(chance.choice(victims)) if victims else 0
