@@ -191,5 +191,5 @@ def finding(study, runs: list) -> str:
     if not runs:
         return "no published run yet"
     sentence = cell(re.split(r"(?<=[.!?]) (?=[A-Z0-9])", study.reading(runs))[0])
-    found = re.search(r"direction (holds|fails)", sentence)
+    found = re.search(r"direction (holds|fails|undecided)", sentence)
     return sentence if not found else sentence.replace(found[0], f'<span class="verdict-{found[1]}">{found[0]}</span>')

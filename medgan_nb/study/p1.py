@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'OPTIONS', 'COMMON', 'PRESETS', 'AS_WRITTEN', 'CLASSES', 'SYSTEM', 'STUDY', 'grid', 'configure',
-           'load_images', 'make_parts', 'first_lesions', 'made_of', 'watches', 'classifier', 'train_gan', 'synthesise']
+           'load_images', 'make_parts', 'first_lesions', 'stopped_by', 'made_of', 'watches', 'classifier', 'train_gan',
+           'synthesise']
 
 # %% ../../nbs/82_study.p1.ipynb #30b5f6c4
 from collections.abc import Callable, Iterable
@@ -88,6 +89,8 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     used = {"all": images, "pool": parts["train"], "test": parts["test"],
             "train": first_lesions(parts["train"], params["dataset_size"] or settings["n_lesions"], params["seed"])}
     params["dataset_size"] = len(set(used["train"].groups))
+    if settings["early_stop"] != "off":
+        used |= stopped_by(used["train"], settings["split"], params["seed"])
     changed = changed_settings(settings, PRESETS[params["preset"]] | OPTIONS, without=("parts",))
     return configuration("p1", params, settings, changed, images, split=f"by {settings['split']}",
                          counts={part: s.counts() for part, s in used.items()}, groups={part: len(set(s.groups)) for part, s in used.items()},
@@ -120,6 +123,11 @@ def first_lesions(pool: ImageSet, n: int, seed: int) -> ImageSet:
         raise DataError(f"dataset_size is {n} lesions; {pool.name} has {len(lesions)} for training")
     return pool.take(np.isin(pool.groups, lesions[:n])) if n else pool
 
+
+def stopped_by(train: ImageSet, way: str, seed: int) -> dict[str, ImageSet]:
+    "The training images less a tenth, part `stop`, by lesion or by scan: an early stop looks at these, not at the held-out fifth that scores the run."
+    return {"lesion": split.by_group, "scan": split.by_image}[way](train, {"train": 0.9, "stop": 0.1}, seed)
+
 # %% ../../nbs/82_study.p1.ipynb #614a7217
 def made_of(model: str, settings: dict) -> Recipe:
     "The recipe of a model at a run's settings."
@@ -133,7 +141,7 @@ def watches(run: Run) -> dict[str, Callable]:
     s, images = run.settings, run.data["train"]
     epoch = len(images) / 1000
     build = {"aux": lambda: AuxClassifier(classifier(s, "random")[0], s["size"]),
-             "curves": lambda: Curves(images, run.data["test"], run.config["params"]["seed"])}
+             "curves": lambda: Curves(images, run.data.get("stop", run.data["test"]), run.config["params"]["seed"])}
     if s["grow"] != "off":
         wait = max(0.02 * s["epochs"], 2 * s["epochs"] / s["ticks"]) * epoch
         build["growth"] = lambda: Growth(growing_sides(s["size"], s["grow"]), "fd", wait, s["fade"])

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'COMMON', 'NARROW', 'PRESETS', 'MODELS', 'SIZES', 'ARMS', 'STUDY', 'grid', 'configure', 'make_parts',
-           'load_images', 'made_of', 'train_gan', 'synthesise', 'study_extractor', 'extractors', 'system',
-           'save_strips', 'quality_rows', 'plan_of', 'classify_arms', 'fit_folds', 'fit_one', 'keep_predictions',
-           'results', 'leakage', 'sizes_of']
+           'load_images', 'made_of', 'train_gan', 'synthesise', 'system', 'save_strips', 'quality_rows', 'plan_of',
+           'classify_arms', 'fit_folds', 'fit_one', 'keep_predictions', 'results', 'leakage', 'sizes_of']
 
 # %% ../../nbs/82_study.p2.ipynb #92cdf237
 import math
@@ -16,18 +15,17 @@ from functools import lru_cache
 
 import numpy as np
 from PIL import Image
-from safetensors.torch import load_file, save
 
-from ..core import WeightsError, atomic_write, choose, seed_all, write_json
+from ..core import choose, write_json
 from ..data import sources, split
 from ..data.busi import TEST, TRAIN
 from ..data.images import ImageSet
 from ..downstream import classify
 from ..downstream.folds import PAPER_PLAN, assign_folds, fold_arm, fold_seed
-from ..metrics.features import Extractor, inception, random_extractor
-from ..models.readers import SmallCNN, reader
+from ..models.readers import reader
 from ..models.registry import recipe
 from . import p2_tables
+from .extractor import trained_extractor, with_inception
 from .p2_leak import leakage_rows
 from .p2_scores import arm_scores
 from .p2_watch import watch
@@ -123,7 +121,7 @@ def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
     run.report("training the GAN", kimg=settings["kimg"])
     return train(made_of(run.config["params"]["model"], settings, len(images.classes)), images, kimg=settings["kimg"], seed=seed,
                  folder=run.folder, device=run.device, precision={"bfloat16": "bf16", "float32": "fp32"}[settings["precision"]],
-                 hooks=[*hooks, watch(run.folder, images, study_extractor(run), seed)])
+                 hooks=[*hooks, watch(run.folder, images, trained_extractor(run, run.data["pool"]), seed)])
 
 
 def synthesise(run: Run, trained: Trained) -> ImageSet:
@@ -132,30 +130,6 @@ def synthesise(run: Run, trained: Trained) -> ImageSet:
     made = synthetic_set(trained, run.data["train"], n, seed)
     save_pngs(run.folder / "synthetic", made.take(np.arange(min(n, 200))), seed)
     return made
-
-# %% ../../nbs/82_study.p2.ipynb #00b85789
-def study_extractor(run: Run) -> Extractor:
-    "The small classifier trained on the pool, made once a run, as a feature network; with a single class, a random one."
-    path, pool = run.folder / "stages" / "reader.safetensors", run.data["pool"]
-    if len(pool.classes) < 2:
-        return random_extractor(128)
-    seed_all(run.config["params"]["seed"], "study reader")
-    network = SmallCNN(run.settings["size"], len(pool.classes))
-    if not path.exists():
-        run.report("training the study's feature network")
-        classify.fit(network, pool, classify.Plan(epochs=run.settings["reader_epochs"]), run.config["params"]["seed"], device=run.device)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, save({k: v.cpu().contiguous() for k, v in network.state_dict().items()}))
-    network.load_state_dict(load_file(path))
-    return Extractor("study", network.dim, network.cpu().eval().features)
-
-
-def extractors(run: Run) -> tuple[list[Extractor], str]:
-    "The feature networks at hand, and a note where Inception is not among them."
-    try:
-        return [inception(), study_extractor(run)], ""
-    except WeightsError as error:
-        return [study_extractor(run)], f"Inception not used: {error}"
 
 # %% ../../nbs/82_study.p2.ipynb #230ad93f
 def system(run: Run) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
@@ -179,7 +153,7 @@ def save_strips(run: Run, synthetic: ImageSet, n: int = 3) -> None:
 # %% ../../nbs/82_study.p2.ipynb #396b8e88
 def quality_rows(run: Run, synthetic: ImageSet, trained: Trained) -> list[dict]:
     "Rows of table `quality`: distances, coverage, grey levels, similarity and copies, each with floor and copy; and ADA's state."
-    found, missing = extractors(run)
+    found, missing = with_inception(trained_extractor(run, run.data["pool"]))
     sets, name = Compared(synthetic, run.data["train"], run.data["pool"], run.data["test"]), "synthetic"
     rows = [row for e in found for row in distance_rows(sets, e, name, missing) + coverage_rows(sets, e, name, missing)]
     rows += intensity_rows(sets, name) + similarity_rows(sets, name, run.config["params"]["seed"]) + memory_rows(sets, name)

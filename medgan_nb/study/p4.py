@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARAMETERS', 'COMMON', 'PRESETS', 'FILTERS', 'MINORITY', 'SYSTEM', 'STUDY', 'grid', 'configure', 'load_films',
            'gan_images', 'train_gan', 'synthesise', 'kept', 'save_pngs', 'fit_arms', 'fit_arm', 'accuracy_rows',
-           'extractors', 'quality_rows', 'distance_rows', 'neighbours_of', 'confusions', 'layers']
+           'quality_rows', 'distance_rows', 'neighbours_of', 'confusions', 'layers']
 
 # %% ../../nbs/82_study.p4.ipynb #f5078717
 from collections.abc import Callable, Iterable
@@ -15,17 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..core import ConfigError, WeightsError, atomic_write, choose, write_json
+from ..core import ConfigError, atomic_write, choose, write_json
 from ..data import sources, split
 from ..data.images import ImageSet, to_pixels
 from ..downstream.classify import Plan, arms, trial
 from ..downstream.scores import scores
 from ..downstream.stats import wilson
 from ..metrics.context import floor_and_copy
-from ..metrics.features import Extractor, extract, inception
+from ..metrics.features import Extractor, extract
 from ..metrics.frechet import frechet_distance, frechet_interval
 from ..metrics.kernel import kernel_distance, kernel_interval
 from ..metrics.memorise import authenticity, copies, nearest
@@ -34,6 +33,7 @@ from ..models.dcgan import layer_table, n_parameters
 from ..models.readers import SmallCNN
 from ..models.registry import recipe
 from . import p4_tables
+from .extractor import keep_reader, reader_extractor, with_inception
 from .plan import Study, changed_settings, configuration, resolve
 from .run import Run
 from ..train.loop import Trained, train
@@ -181,8 +181,7 @@ def fit_arm(run: Run, arm, seed: int) -> dict:
     build = lambda: networks.append(SmallCNN(run.settings["size"])) or networks[0]
     outcome = trial(arm, run.data["test"], seed, build, device=run.device)
     if arm.name == "A":
-        weights = {k: v.cpu().contiguous() for k, v in networks[0].state_dict().items()}
-        atomic_write(run.folder / "stages" / "reader.safetensors", save(weights))
+        keep_reader(run, networks[0])
     return {"title": arm.title, "images": len(arm.images), "steps": outcome.steps, "seconds": round(outcome.seconds, 2),
             "accuracy": outcome.scores["accuracy"], "log": outcome.log, "logits": [round(float(v), 4) for v in outcome.logits]}
 
@@ -203,23 +202,12 @@ def accuracy_rows(run: Run, left: dict[str, dict]) -> list[dict]:
     return rows
 
 # %% ../../nbs/82_study.p4.ipynb #a283b585
-def extractors(run: Run) -> tuple[list[Extractor], str]:
-    "The feature networks at hand, and a note where Inception is not among them."
-    network = SmallCNN(run.settings["size"])
-    network.load_state_dict(load_file(run.folder / "stages" / "reader.safetensors"))
-    study = Extractor("study", 128, network.eval().features)
-    try:
-        return [inception(), study], ""
-    except WeightsError as error:
-        return [study], f"Inception not used: {error}"
-
-
 def quality_rows(run: Run, synthetic: ImageSet) -> list[dict]:
     "Rows of table `quality`: distances with floor and copy, similarity of pairs, and the tests for copies."
     real, fresh = run.data["train"].of_class(MINORITY), run.data["test"].of_class(MINORITY)
     n = min(len(synthetic), len(fresh), len(real))
     seed = run.config["params"]["seed"]
-    found, missing = extractors(run)
+    found, missing = with_inception(reader_extractor(run, SmallCNN(run.settings["size"])))
     rows = [row for extractor in found for row in distance_rows(extractor, real, fresh, synthetic, n, seed, missing)]
     ssim = lambda images: pair_ssim(images.batch().cpu(), n_pairs=1000, seed=seed)
     same = dict(table="quality", row="synthetic normals", n=n)

@@ -104,9 +104,8 @@ def difference_table(runs: list[Run]) -> list[dict]:
             if one not in found["logits"] or other not in found["logits"]:
                 continue
             difference, low, high, p = paired_difference(right(found, other), right(found, one), found["groups"])
-            claimed = (one, other, variant) == ("B", "A", "")
-            rows.append(row(labelled(f"{one} - {other}", variant), "accuracy (points)", 100 * difference, 100 * low, 100 * high,
-                            paper=float(printed["absolute gain (points)"]) if claimed else None, runs=len(same),
+            claimed = float(printed["absolute gain (points)"]) if (one, other, variant) == ("B", "A", "") else None
+            rows.append(row(labelled(f"{one} - {other}", variant), "accuracy (points)", 100 * difference, 100 * low, 100 * high, paper=claimed, runs=len(same),
                             verdict=of_direction(1, low, high) if claimed else "no reference",
                             note="the paper's claim" if claimed else ""))
             p_values.append(p)

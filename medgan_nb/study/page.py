@@ -73,7 +73,7 @@ figure img{max-height:22cm} @page{margin:15mm}}
 LEGEND = """<details open><summary>How to read the tables</summary><p><b>ours [interval]</b>: our number and its interval. <b>floor</b>: what held-out real
 images score under the same protocol. <b>copy</b>: what a copy of the training set scores. <b>extractor</b>: the feature network that measured it.
 <b>inside</b>, <b>outside</b>: whether the paper's number lies in our interval, said only where data, feature network and length are the paper's.
-<b>direction holds</b>, <b>direction fails</b>: whether our interval of a difference lies wholly on the side that is claimed.
+<b>direction holds</b>, <b>direction fails</b>, <b>direction undecided</b>: our interval of a difference lies wholly on the side that is claimed, wholly on the other, or holds zero.
 <b>not comparable</b>: why not stands beside it. Simulated images are never set against a paper's number.</p></details>"""
 
 

@@ -49,10 +49,12 @@ def of_value(paper: float | None, low: float | None, high: float | None, obstacl
 
 
 def of_direction(claimed: int, low: float | None, high: float | None) -> str:
-    "The verdict on a claim that a difference is above (1) or below (-1) zero."
+    "The verdict on a claim that a difference is above (1) or below (-1) zero; undecided where our interval holds zero."
     if low is None or high is None:
         return "not comparable (no interval)"
-    return "direction holds" if (low > 0 if claimed > 0 else high < 0) else "direction fails"
+    if low <= 0 <= high:
+        return "direction undecided"
+    return "direction holds" if (low > 0) == (claimed > 0) else "direction fails"
 
 # %% ../../nbs/82_study.verdict.ipynb #9c77a0b6
 def reference(name: str) -> list[dict[str, str]]:
