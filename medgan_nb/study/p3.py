@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARAMETERS', 'COMMON', 'PRESETS', 'MODELS', 'SEVERITY', 'TEST_SHARE', 'LOSSES', 'SPOT_RATE', 'STUDY', 'grid',
-           'configure', 'split_women', 'load_films', 'made_of', 'train_gan', 'synthesise', 'stability']
+           'configure', 'split_women', 'load_films', 'made_of', 'keep_raw', 'train_gan', 'synthesise', 'stability']
 
 # %% ../../nbs/82_study.p3.ipynb #d4285e38
 from collections.abc import Callable, Iterable
@@ -12,8 +12,9 @@ from dataclasses import replace
 from functools import lru_cache, partial
 
 import numpy as np
+from safetensors.torch import save
 
-from ..core import ConfigError, choose
+from ..core import ConfigError, atomic_write, choose
 from ..data import sources, split
 from ..data.images import ImageSet
 from ..models.hybrid import HYBRIDS, NORMS, check_size
@@ -26,6 +27,7 @@ from .synthetic import save_pngs, synthetic_set
 from ..train.loop import Trained, train
 from ..train.recipe import Recipe
 from ..train.stability import CriticGap, side_by_side, spots
+from ..train.step import State
 
 # %% ../../nbs/82_study.p3.ipynb #cf46e092
 PARAMETERS = {"preset": "quick", "dataset": "auto", "data_dir": "", "dataset_size": 0, "model": "hybrid_stem", "seed": 0, "outputs": "",
@@ -104,6 +106,12 @@ def made_of(model: str, settings: dict, n_classes: int) -> Recipe:
                   **{key: settings[key] for key in ("critic_norm", "betas", "width", "base")})
 
 
+def keep_raw(state: State, log: list[dict]) -> None:
+    "A hook of a training: the generator's own weights as `raw.safetensors`, once it ends."
+    if state.step >= state.total:
+        atomic_write(state.folder / "raw.safetensors", save({key: value.cpu().contiguous() for key, value in state.G.state_dict().items()}))
+
+
 def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
     "Train the GAN of a run, or go on with it, or read it back; its log holds the Wasserstein estimate on training and on test films."
     films, settings = run.data["train"], run.settings
@@ -111,7 +119,7 @@ def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
     run.report("training the GAN", kimg=kimg)
     return train(made_of(run.config["params"]["model"], settings, len(films.classes)), films, kimg=kimg, seed=run.config["params"]["seed"],
                  folder=run.folder, device=run.device, precision={"bfloat16": "bf16", "float32": "fp32"}[settings["precision"]],
-                 ticks=settings["ticks"], hooks=hooks, watch={"gap": partial(CriticGap, films, run.data["test"])})
+                 ticks=settings["ticks"], hooks=[*hooks, keep_raw], watch={"gap": partial(CriticGap, films, run.data["test"])})
 
 
 def synthesise(run: Run, trained: Trained) -> ImageSet:
