@@ -6,7 +6,7 @@
 
 A row is printed for each comparison: seconds of the peer and of ours (medians), the ratio (median, smallest and
 largest over the rounds) and the largest difference between the two results, which must stay below a stated bound. Peers
-that are not installed are named and skipped: torch-fidelity (kid), prdc (prdc).
+that are not installed are named and skipped: torch-fidelity (kid), prdc and the scikit-learn it needs (prdc).
 """
 import argparse
 import contextlib
@@ -122,7 +122,7 @@ def kid(rounds):
 
 
 def coverage(rounds):
-    "Against the authors' package, 2000 against 2000, k 5."
+    "Against the authors' package (clovaai/generative-evaluation-prdc), 2000 against 2000, k 5."
     from prdc import compute_prdc
 
     x, y = (simulated_features(2000, seed).astype(np.float32) for seed in (1, 2))

@@ -115,7 +115,7 @@ def check_window(images: Tensor) -> None:
 
 # %% ../../nbs/64_metrics.similarity.ipynb #438aee5c
 @torch.inference_mode()
-def pair_ssim(images, n_pairs: int = 1000, seed: int = 0, batch: int = 16) -> float:
+def pair_ssim(images, n_pairs: int = 1000, seed: int = 0, batch: int = 8) -> float:
     """Mean SSIM over random pairs of different images of one set: high where the images are alike.
 
     Parameters
@@ -147,8 +147,8 @@ def pair_ssim(images, n_pairs: int = 1000, seed: int = 0, batch: int = 16) -> fl
     squares = torch.cat([blur(block.square()) for block in images.split(batch)])
     scores = []
     for i, j in random_pairs(len(images), n_pairs, seed).split(batch, dim=1):
-        gaps = blur((images[i] - images[j]).square_())
-        scores.append(ssim_of_means(means[i], means[j], squares[i] + squares[j], gaps))
+        gaps = blur(images[i].sub_(images[j]).square_())
+        scores.append(ssim_of_means(means[i], means[j], squares[i].add_(squares[j]), gaps))
     return float(torch.cat(scores).mean())
 
 
