@@ -46,7 +46,7 @@ PRESETS = {
     "quick": COMMON | {"size": 32, "n_lesions": 0, "epochs": 40, "narrow": 8, "batch": 16, "n_critic": 3, "lr": 1e-3, "ticks": 10, "n_fakes": 50,
                        "classifier": "small_cnn", "clf_epochs": 10, "unet_width": 8, "unet_levels": 3, "seg_epochs": 10, "leak_splits": 3},
     "short": COMMON | {"size": 64, "n_lesions": 0, "epochs": 100, "narrow": 4, "batch": 16, "n_critic": 5, "lr": 2e-4, "ticks": 20, "n_fakes": 200,
-                       "classifier": "small_cnn", "clf_epochs": 20, "unet_width": 16, "unet_levels": 4, "seg_epochs": 30, "leak_splits": 5},
+                       "classifier": "small_cnn", "clf_epochs": 20, "unet_width": 8, "unet_levels": 4, "seg_epochs": 30, "leak_splits": 5},
     "paper": COMMON | {"size": 256, "n_lesions": 0, "epochs": 1000, "narrow": 1, "batch": 16, "n_critic": 5, "lr": 1e-4, "ticks": 100, "n_fakes": 500,
                        "classifier": "resnet18", "clf_epochs": 100, "unet_width": 32, "unet_levels": 4, "seg_epochs": 100, "leak_splits": 5},
 }

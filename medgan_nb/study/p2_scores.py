@@ -12,9 +12,9 @@ from ..core import read_json
 from ..downstream.folds import majority
 from ..downstream.scores import scores
 from ..downstream.stats import corrected_t, group_bootstrap, holm, paired_t
-from .p2_cells import NAMES, cells, label, measured, obstacle, pooled, scored
+from .p2_cells import NAMES, cells, label, measured, pooled, scored
 from .run import Run
-from .verdict import of_direction, of_value, reference, row
+from .verdict import obstacle, of_direction, of_value, reference, row
 
 # %% ../../nbs/82_study.p2_scores.ipynb #d977c62d
 def arm_folds(run: Run, name: str) -> dict:
@@ -61,7 +61,7 @@ def table2(runs: list[Run]) -> list[dict]:
             rows = [r for run in same for r in run.metrics["results"] if (r["table"], r["row"]) == ("classifier", arm)]
             spread = float(np.mean([arm_folds(run, arm)["micro_f1"].std(ddof=1) for run in same]))
             paper = printed.get((n, title)) if not variant else None
-            made.append(measured(label(key, title), "micro-F1 (%)", rows, paper=paper, verdict=of_value(paper, *pooled(rows)[1:], obstacle(same)),
+            made.append(measured(label(key, title), "micro-F1 (%)", rows, paper=paper, verdict=of_value(paper, *pooled(rows)[1:], obstacle(same[0].config, "busi")),
                                  note=f"sd over folds {spread:.2f}; {rows[0]['note']}"))
         found = gain(same, "synthetic100", "real")
         theirs = printed.get((n, NAMES[model])) - printed[n, "No synthetic data"] if (n, NAMES[model]) in printed and not variant else None

@@ -14,12 +14,12 @@ from PIL import Image
 from ..core import read_lines
 from ..downstream.stats import t_interval
 from .p2_audit import audit_table
-from .p2_cells import NAMES, cells, distance_name, kept, label, mean_of, measured, obstacle, pooled, scored
+from .p2_cells import NAMES, cells, distance_name, kept, label, mean_of, measured, pooled, scored
 from .p2_leak import leakage_figure
 from .p2_scores import arm_folds, arms_table, gain, leakage_table, table2
 from .p2_watch import trajectory_figure
 from .run import Run
-from .verdict import markdown, of_direction, of_value, reference, row
+from .verdict import markdown, obstacle, of_direction, of_value, reference, row
 from ..viz.curves import curve_with_band
 from ..viz.grid import beside, draw_mosaic, tile
 
@@ -34,7 +34,7 @@ def fid_table(runs: list[Run]) -> list[dict]:
             paper = printed.get((key[1], NAMES[key[2]])) if where == "training pool" and not key[0] else None
             low_high = pooled(found)[1:]
             made.append(measured(label(key), f"{name} to {where}", found, paper=paper,
-                                 verdict=of_value(paper, *low_high, obstacle(same, found[0]["extractor"]))))
+                                 verdict=of_value(paper, *low_high, obstacle(same[0].config, "busi", found[0]["extractor"]))))
     return made + [r for where in ("training pool", "held-out") for r in order_rows(grid, name, where)]
 
 
@@ -80,7 +80,7 @@ def table1(runs: list[Run]) -> list[dict]:
         for column, field in (("JS (base 2)", "js"), ("JS (base e)", "js"), ("SSIM", "ssim_mean"), ("SSIM, sd over pairs", "ssim_std")):
             found = kept(same, "quality", column)
             theirs = float(paper[field]) if paper else None
-            made.append(measured(label(key), column, found, paper=theirs, verdict=of_value(theirs, *pooled(found)[1:], obstacle(same))))
+            made.append(measured(label(key), column, found, paper=theirs, verdict=of_value(theirs, *pooled(found)[1:], obstacle(same[0].config, "busi"))))
     return made
 
 # %% ../../nbs/82_study.p2_tables.ipynb #f43a41b8
