@@ -83,6 +83,11 @@ def diff_augment(x: Tensor, policy: str = "translation,cutout") -> Tensor:
     policy : str
         Names of `POLICIES` in the order of application, with commas; empty leaves x as it is.
 
+    Returns
+    -------
+    Tensor
+        As x; gradients flow through it.
+
     Raises
     ------
     ConfigError

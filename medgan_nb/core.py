@@ -61,6 +61,11 @@ def choose(value: str, allowed, what: str):
         The names that exist. For a dict the entry of that name is returned.
     what : str
         What is being chosen, for the message ("model", "preset", ...).
+
+    Raises
+    ------
+    ConfigError
+        If there is no such name.
     """
     if value not in allowed:
         raise ConfigError(f"{what} is {value!r}; expected one of: {', '.join(map(str, allowed))}")
@@ -89,7 +94,18 @@ def seed_all(seed: int, *names) -> None:
 
 # %% ../nbs/00_core.ipynb #594c96cf
 def pick_device(name: str = "auto") -> torch.device:
-    "The torch device of that name; `auto` takes the first CUDA device where there is one, else the CPU."
+    """The torch device of that name.
+
+    Parameters
+    ----------
+    name : str
+        "cpu", "cuda", "cuda:N", or "auto": the first CUDA device where there is one, else the CPU.
+
+    Raises
+    ------
+    ConfigError
+        If the name is none of these, or there is no such device.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -126,7 +142,20 @@ def keep_heap() -> bool:
 
 # %% ../nbs/00_core.ipynb #1785c3af
 def atomic_write(path: Path | str, data: bytes | str) -> Path:
-    "Write a file so that it is either wholly there or not at all, whenever the process dies."
+    """Write a file so that it is either wholly there or not at all, whenever the process dies.
+
+    Parameters
+    ----------
+    path : Path or str
+        Where to; folders on the way are made.
+    data : bytes or str
+        The content; text becomes UTF-8.
+
+    Raises
+    ------
+    DataError
+        If it cannot be written; what was there before is untouched.
+    """
     path = Path(path)
     data = data.encode() if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -250,6 +279,15 @@ def versions() -> dict:
 def as_features(features, name: str = "features", rows: int = 2) -> np.ndarray:
     """Features as a float64 array (N, d).
 
+    Parameters
+    ----------
+    features : array or Tensor (N, d)
+        Numbers of any kind, on any device; a row an image.
+    name : str
+        What they are called in a message.
+    rows : int
+        How many there must be at least.
+
     Raises
     ------
     DataError
@@ -265,6 +303,15 @@ def as_features(features, name: str = "features", rows: int = 2) -> np.ndarray:
 
 def as_images(images, name: str = "images", rows: int = 1) -> np.ndarray:
     """Images as a float32 array (N, 1, H, W) in [-1, 1].
+
+    Parameters
+    ----------
+    images : array or Tensor (N, 1, H, W)
+        Numbers of any kind, on any device.
+    name : str
+        What they are called in a message.
+    rows : int
+        How many there must be at least.
 
     Raises
     ------

@@ -92,7 +92,23 @@ def mean_levels(images, name: str = "images") -> np.ndarray:
 
 
 def mpv(images) -> float:
-    "Mean pixel value of a set of images (N, 1, H, W) in [-1, 1]: 0 to 255."
+    """Mean pixel value of a set of images.
+
+    Parameters
+    ----------
+    images : array or Tensor (N, 1, H, W)
+        Images in [-1, 1].
+
+    Returns
+    -------
+    float
+        In grey levels, 0 to 255.
+
+    Raises
+    ------
+    DataError
+        If the shape is another, there is no image, or values are not finite or not in [-1, 1].
+    """
     return float(mean_levels(images).mean())
 
 
@@ -105,6 +121,11 @@ def mpvd(a, b, reading: str = "set") -> float:
         Images in [-1, 1].
     reading : str
         `set`, of the means of the two sets; `paired`, the mean over pairs of images of their absolute difference.
+
+    Returns
+    -------
+    float
+        In grey levels.
 
     Raises
     ------

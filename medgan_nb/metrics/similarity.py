@@ -29,18 +29,66 @@ def each_pair(score: Callable[[Tensor, Tensor], Tensor], a, b, batch: int = 64) 
 
 
 def mse(a, b) -> np.ndarray:
-    "Mean squared difference of each pair (N,), for images (N, 1, H, W) in [-1, 1]; between 0 and 4."
+    """Mean squared difference of the pixels of each pair.
+
+    Parameters
+    ----------
+    a, b : array or Tensor (N, 1, H, W)
+        Images in [-1, 1]; image i of one set is compared with image i of the other.
+
+    Returns
+    -------
+    ndarray (N,)
+        Between 0, for equal images, and 4, for black beside white.
+
+    Raises
+    ------
+    DataError
+        If shapes differ, values are not finite or not in [-1, 1], or there is no pair.
+    """
     return each_pair(lambda x, y: (x - y).double().square().mean((1, 2)), a, b)
 
 
 def psnr(a, b) -> np.ndarray:
-    "Peak signal-to-noise ratio of each pair (N,) in dB, 10 log10(2^2 / mse); infinite where the two are equal."
+    """Peak signal-to-noise ratio of each pair, 10 log10(2^2 / mse): the peak is the range of [-1, 1].
+
+    Parameters
+    ----------
+    a, b : array or Tensor (N, 1, H, W)
+        Images in [-1, 1]; image i of one set is compared with image i of the other.
+
+    Returns
+    -------
+    ndarray (N,)
+        In dB; infinite where the two are equal.
+
+    Raises
+    ------
+    DataError
+        If shapes differ, values are not finite or not in [-1, 1], or there is no pair.
+    """
     with np.errstate(divide="ignore"):
         return 10 * np.log10(4 / mse(a, b))
 
 
 def pearson(a, b) -> np.ndarray:
-    "Pearson correlation of the pixels of each pair (N,), between -1 and 1; NaN where one of the two is constant."
+    """Pearson correlation of the pixels of each pair.
+
+    Parameters
+    ----------
+    a, b : array or Tensor (N, 1, H, W)
+        Images in [-1, 1]; image i of one set is compared with image i of the other.
+
+    Returns
+    -------
+    ndarray (N,)
+        Between -1 and 1; NaN where one of the two is constant.
+
+    Raises
+    ------
+    DataError
+        If shapes differ, values are not finite or not in [-1, 1], or there is no pair.
+    """
     return each_pair(correlation, a, b)
 
 

@@ -67,7 +67,23 @@ def as_masks(masks, images: np.ndarray) -> np.ndarray:
 
 # %% ../../nbs/65_metrics.texture.ipynb #6ced9b57
 def sobel_magnitude(images) -> np.ndarray:
-    "Magnitude of the Sobel gradient (N, 1, H, W), float32, of images (N, 1, H, W) in [-1, 1]."
+    """Magnitude of the Sobel gradient at each pixel.
+
+    Parameters
+    ----------
+    images : array or Tensor (N, 1, H, W)
+        Images in [-1, 1].
+
+    Returns
+    -------
+    ndarray (N, 1, H, W), float32
+        The root of the squared responses of the horizontal and the vertical filter.
+
+    Raises
+    ------
+    DataError
+        If the shape is another, there is no image, or values are not finite or not in [-1, 1].
+    """
     return np.stack([np.hypot(sobel_h(image[0]), sobel_v(image[0]))[None] for image in as_images(images)])
 
 

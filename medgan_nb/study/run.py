@@ -191,6 +191,16 @@ def open_run(outputs: Path | str, config: dict, data: dict[str, ImageSet], devic
 def load_run(folder: Path | str) -> Run:
     """A finished run, read from its folder.
 
+    Parameters
+    ----------
+    folder : Path or str
+        `outputs/<paper>/<run-id>`.
+
+    Returns
+    -------
+    Run
+        Without its images; `app.runs.with_data` adds them.
+
     Raises
     ------
     DataError
