@@ -118,10 +118,11 @@ def made_of(model: str, settings: dict, n_classes: int) -> Recipe:
 def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
     "Train the GAN of a run, or go on with it, or read it back; the best and the last average are kept."
     images, settings, seed = run.data["train"], run.settings, run.config["params"]["seed"]
+    extractor = trained_extractor(run, run.data["pool"])
     run.report("training the GAN", kimg=settings["kimg"])
     return train(made_of(run.config["params"]["model"], settings, len(images.classes)), images, kimg=settings["kimg"], seed=seed,
                  folder=run.folder, device=run.device, precision={"bfloat16": "bf16", "float32": "fp32"}[settings["precision"]],
-                 hooks=[*hooks, watch(run.folder, images, trained_extractor(run, run.data["pool"]), seed)])
+                 hooks=[*hooks, watch(run.folder, images, extractor, seed)])
 
 
 def synthesise(run: Run, trained: Trained) -> ImageSet:
