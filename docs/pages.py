@@ -92,7 +92,7 @@ def studies_pages(source: Path) -> dict[str, tuple]:
         found[name] = (study, runs)
         (folder / f"{name}.md").write_text(study_page(study, runs, folder), encoding="utf-8")
         notebook(study, runs, folder)
-    toc = "\n".join(f"{name}\n{name}_notebook" for name in found)
+    toc = "\n".join(f"{name}\nThe notebook of {name} <{name}_notebook>" for name in found)
     (folder / "index.md").write_text("# Studies\n\nEach page holds the claim, what our published runs say about it, every table beside the paper's, and the notebook.\n\n"
                                      f"```{{toctree}}\n:maxdepth: 1\n\n{toc}\n```\n", encoding="utf-8")
     return found
@@ -106,7 +106,9 @@ def study_page(study, runs: list, folder: Path) -> str:
         return head + f"No run of this study has been published yet, so nothing is said here about the claim.\n\n{link}"
     tables, data = study.tables(runs), runs[0].config["data"]
     verdicts = [row for rows in tables.values() for row in rows if row["verdict"] and row["verdict"] != "no reference"]
-    text = (head + f"**What our runs say.** {study.reading(runs)}\n\n{link}{len(runs)} published runs, preset {runs[0].config['params']['preset']}, on "
+    first, *more = sentences(study.reading(runs))
+    said = first + "\n\n" + "".join(f"* {sentence}\n" for sentence in more)
+    text = (head + f"**What our runs say.** {said}\n{link}{len(runs)} published runs, preset {runs[0].config['params']['preset']}, on "
             f"{data['name']} ({data['licence']}).\n\n## Verdicts\n\n{table(verdicts)}\n## Figures\n\n")
     pictures = folder / study.name
     pictures.mkdir()
@@ -115,9 +117,21 @@ def study_page(study, runs: list, folder: Path) -> str:
     for picture in sorted((shown_run(runs).folder / "figures").glob("*.png")):
         shutil.copy(picture, pictures)
     for picture in sorted(pictures.glob("*.png")):
-        words = picture.stem.replace("_", " ")
+        words = caption(picture.stem)
         text += f"### {words}\n\n![{words}]({study.name}/{picture.name})\n\n"
     return text + "## Tables\n\n" + "".join(f"### {name.replace('_', ' ')}\n\n{table(rows)}\n" for name, rows in tables.items())
+
+
+def sentences(text: str) -> list[str]:
+    "A text cut after its sentences."
+    return re.split(r"(?<=[.!?]) (?=[A-Z0-9])", text)
+
+
+def caption(stem: str) -> str:
+    "A figure's heading from the name of its file: `fig5_6_real_films` is `Fig. 5 and 6 of the paper: real films`."
+    numbers, words = re.fullmatch(r"(?:fig(\d+(?:_\d+)*)_)?(.+)", stem).groups()
+    words = words.replace("_", " ")
+    return f"Fig. {numbers.replace('_', ' and ')} of the paper: {words}" if numbers else words[0].upper() + words[1:]
 
 
 def table(rows: list[dict]) -> str:
@@ -157,18 +171,20 @@ def calm(output: dict) -> dict:
 
 # front page and how-tos
 
+FIRST = ("howto_own_images", "howto_dicom", "howto_small_sets", "howto_resume", "howto_gpu", "howto_memory", "howto_reading_test", "howto_cluster")
+
+
 def howtos(source: Path) -> None:
     "The how-tos, with the simulation that one of them speaks of."
     folder = source / "howto"
     folder.mkdir()
     numbers = small_sets(folder)
-    names = []
-    for path in sorted((ROOT / "docs").glob("howto_*.md")):
+    names = sorted((path.stem for path in (ROOT / "docs").glob("howto_*.md")), key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    for path in [ROOT / "docs" / f"{name}.md" for name in names]:
         text = path.read_text(encoding="utf-8")
         for key, value in numbers.items():
             text = text.replace("{{" + key + "}}", value)
         (folder / path.name).write_text(text, encoding="utf-8")
-        names.append(path.stem)
     toc = "\n".join(names)
     (folder / "index.md").write_text(f"# How to\n\n```{{toctree}}\n:maxdepth: 1\n\n{toc}\n```\n", encoding="utf-8")
 
@@ -190,6 +206,6 @@ def finding(study, runs: list) -> str:
     "The verdict on a study's claim and the sentence it rests on."
     if not runs:
         return "no published run yet"
-    sentence = cell(re.split(r"(?<=[.!?]) (?=[A-Z0-9])", study.reading(runs))[0])
+    sentence = cell(sentences(study.reading(runs))[0])
     found = re.search(r"direction (holds|fails|undecided)", sentence)
     return sentence if not found else sentence.replace(found[0], f'<span class="verdict-{found[1]}">{found[0]}</span>')

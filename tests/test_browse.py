@@ -89,27 +89,48 @@ def test_study_4_in_jupyterlab_and_its_widgets(lab, tmp_path_factory):
         before = browser.until(large)
         browser.click("[class*=medgan-tile][class*='-7 '], [class*=medgan-tile][class$='-7']")
         assert browser.until(f"{large} !== {json.dumps(before)}")
-        if os.environ.get("MEDGAN_SCREENSHOTS"):
-            browser.screenshot(Path(os.environ["MEDGAN_SCREENSHOTS"]) / "lab.png")
+        look(browser, "lab.png")
+        pictures = "[...jupyterapp.shell.currentWidget.content.model.cells].find(c => c.sharedModel.getSource().includes('live_curve()')).outputs.toJSON()"
+        assert browser.js(f"{pictures}.filter(o => o.data?.['image/png']).length") == 2               # the samples at its end, and the curve
 
 
 @needs_chromium
-def test_launcher_starts_a_run_and_finds_it(lab, tmp_path_factory, smoke_run):
+def test_launcher_starts_a_run_shows_its_training_stops_it_and_goes_on(lab, tmp_path_factory):
+    "Paper 2's smoke preset, whose training has twenty ticks."
     root, address = lab
-    outputs = smoke_run.parent.parent
-    notebook(root / "start.ipynb", [f"from medgan_nb.app.launch import launcher\nlauncher({str(outputs)!r}, every=0.5)"])
+    outputs = root / "launched"
+    notebook(root / "start.ipynb", [f"from medgan_nb.app.launch import launcher\nlauncher({str(outputs)!r}, every=0.3)"])
+    text, image = "document.querySelector('.jp-OutputArea').innerText", "[...document.querySelectorAll('.jp-OutputArea img')].filter(e => e.offsetWidth && e.naturalWidth)"
+    button = lambda name: f"[...document.querySelectorAll('.jupyter-button')].find(e => e.innerText.trim() === '{name}')"
     with Browser(tmp_path_factory.mktemp("profile"), 1400, 1000) as browser:
         run_all(browser, address, "start.ipynb", "document.querySelectorAll('.widget-dropdown select').length >= 2", 180)
-        assert smoke_run.name in browser.js("document.querySelector('.jp-OutputArea').innerText")
+        assert "No runs yet" in browser.js(text)
         browser.js("""(() => { const [study, preset] = document.querySelectorAll('.widget-dropdown select');
-            for (const [box, word] of [[study, 'p4'], [preset, 'smoke']]) { box.value = [...box.options].find(o => o.text.startsWith(word)).value;
+            for (const [box, word] of [[study, 'p2'], [preset, 'smoke']]) { box.value = [...box.options].find(o => o.text.startsWith(word)).value;
             box.dispatchEvent(new Event('change', {bubbles: true})); } })()""")
         browser.click(".jupyter-button.mod-primary")
-        said = "document.querySelector('.jp-OutputArea').innerText"
-        browser.until(f"!document.querySelector('.jupyter-button.mod-primary').disabled && /done in|failed|stopped/.test({said})", 300)
-        assert "1 of 1 runs done in" in browser.js(said) and "running:" not in browser.js(said)
-        if os.environ.get("MEDGAN_SCREENSHOTS"):
-            browser.screenshot(Path(os.environ["MEDGAN_SCREENSHOTS"]) / "launcher.png")
+        browser.until(f"{text}.includes('training the GAN') && document.querySelector('.jp-OutputArea progress') && {image}.length", 300)
+        look(browser, "launcher_training.png")
+        browser.js(f"{button('Stop')}.click(), 1")
+        browser.until(f"!{button('Start')}.disabled", 180)
+        assert "What was done is kept" in browser.js(text) and "stopped" in browser.js("document.querySelector('.jp-OutputArea table').innerText")
+        run, = outputs.glob("p2/n*")
+        left = {path.name for path in run.iterdir()}
+        assert "log.jsonl" in left and left & {"checkpoint.safetensors", "weights.safetensors"} and "metrics.json" not in left
+        browser.click(".jupyter-button.mod-primary")
+        browser.until(f"{button('Start')}.disabled", 30)
+        browser.until(f"!{button('Start')}.disabled", 300)
+        assert "1 of 1 runs done in" in browser.js(text) and run.name in browser.js(text)
+        assert "checkpoint.safetensors" not in left or browser.js(f"{image}.length") == 2               # losses and samples
+        look(browser, "launcher.png")
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert (run / "metrics.json").exists() and steps == list(range(1, 21)) and not (run / "live.png").exists()
+
+
+def look(browser: Browser, name: str) -> None:
+    "Keep a screenshot where MEDGAN_SCREENSHOTS names a folder."
+    if os.environ.get("MEDGAN_SCREENSHOTS"):
+        browser.screenshot(Path(os.environ["MEDGAN_SCREENSHOTS"]) / name)
 
 
 def test_index_notebook_runs_without_any_run(tmp_path):
