@@ -90,8 +90,17 @@ def test_mini_mias_by_woman():
     assert not set(parts["train"].groups) & set(parts["test"].groups) and config["params"]["dataset"] == "mini_mias"
 
 
+def test_six_films_are_enough(tmp_path):
+    run = start(p3.STUDY, {"preset": "smoke", "dataset_size": 6, "outputs": str(tmp_path), "device": "cpu"})
+    synthetic = p3.synthesise(run, p3.train_gan(run))
+    rows = p3_measure.table1_rows(run, synthetic) + p3_measure.diversity_rows(run, synthetic) + p3_measure.texture_rows(run, synthetic)
+    assert all(np.isfinite(row["value"]) for row in rows)
+    assert (run.folder / "raw.safetensors").exists() and list(p3_measure.read_arms(run, synthetic, progress=lambda text: None)) == list(p3_measure.ARMS)
+
+
 def test_what_cannot_be_met_is_refused():
-    for asked, said in (({"size": 48}, "size is 48"), ({"dataset_size": 10_000}, "dataset_size is 10000"), ({"model": "stylegan2"}, "hybrid_stem"),
+    for asked, said in (({"size": 48}, "size is 48"), ({"dataset_size": 10_000}, "dataset_size is 10000"), ({"dataset_size": 5}, "expected 6 films or more"),
+                        ({"seed": -1}, "seed is -1"), ({"gan_epochs": -3}, "gan_epochs is -3"), ({"model": "stylegan2"}, "hybrid_stem"),
                         ({"betas": "adam"}, "expected one of: wgan, dcgan"), ({"preset": "paper"}, "give data_dir"), ({"dataset": "chest_xray"}, "data_dir")):
         with pytest.raises(ConfigError, match=said):
             p3.configure({"preset": "smoke"} | asked)
