@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['fid_table', 'order_rows', 'fid_figure', 'table1', 'quality_table', 'data_table', 'tables', 'sample_figure', 'figures',
-           'reading', 'reading_order', 'reading_gain', 'reading_leakage', 'reading_copies', 'summary']
+           'reading', 'reading_order', 'reading_gain', 'reading_leakage', 'trained_leakage', 'reading_copies',
+           'summary']
 
 # %% ../../nbs/82_study.p2_tables.ipynb #ddbb59ea
 import numpy as np
@@ -176,13 +177,21 @@ def reading_gain(grid: dict) -> str:
 
 def reading_leakage(runs: list[Run]) -> str:
     "How much of the rise with size is twins across the split."
-    found = {r["row"]: r["value"] for r in runs[0].metrics["results"] if (r["table"], r["column"]) == ("leakage", "1-NN accuracy (%)")}
+    rows = [r for r in runs[0].metrics["results"] if r["table"] == "leakage"]
+    found = {r["row"]: r["value"] for r in rows if r["column"] == "1-NN accuracy (%)"}
     sizes = sorted(int(name.split("= ")[1]) for name in found if name.startswith("split by image"))
     if len(sizes) < 2:
         return ""
     rise = {way: found[f"split by {way}, n = {sizes[-1]}"] - found[f"split by {way}, n = {sizes[0]}"] for way in ("image", "group")}
     return (f"A classifier that only looks up the most similar training image gains {rise['image']:.1f} points from {sizes[0]} to {sizes[-1]} images "
-            f"when images are split singly, and {rise['group']:.1f} when near copies stay together: the rest is leakage.")
+            f"when images are split singly, and {rise['group']:.1f} when near copies stay together: the rest is leakage." + trained_leakage(rows))
+
+
+def trained_leakage(rows: list[dict]) -> str:
+    "The same of a trained classifier, where the run has it over several splits."
+    found = [r for r in rows if r["row"].endswith("by image less by group") and r["low"] is not None]
+    return "".join(f" Of what a small trained classifier gains, {r['value']:.1f} points ({r['low']:.1f} to {r['high']:.1f}; {r['note']}) are leakage."
+                   for r in found)
 
 
 def reading_copies(grid: dict) -> str:
