@@ -259,7 +259,7 @@ def compare(runs: list[Run | Path | str], n: int = 8, outputs: str = "") -> Pane
     Parameters
     ----------
     runs : list
-        Finished runs, their folders or ids.
+        Finished runs, their folders or ids; one of them will do.
     n : int
         Images a run.
     outputs : str
@@ -270,6 +270,7 @@ def compare(runs: list[Run | Path | str], n: int = 8, outputs: str = "") -> Pane
     MedganError
         If there is no such run, or one kept no weights.
     """
+    runs = [runs] if isinstance(runs, str | Path | Run) else runs
     if not runs:
         raise ConfigError("runs: none given; expected one or more finished runs")
     found = [find(run, outputs) for run in runs]

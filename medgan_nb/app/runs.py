@@ -201,7 +201,8 @@ def class_names(run: Run, n_classes: int) -> tuple[str, ...]:
 
 def classes_of(run: Run) -> tuple[str, ...]:
     "Names of the classes of a run's images, in the order of their numbers; empty where the run does not say."
-    return tuple(next(iter(run.config["data"].get("published", {}).values()), {}))
+    data = run.config["data"]
+    return tuple(next(iter(data.get("counts", data.get("published", {})).values()), {}))
 
 # %% ../../nbs/85_app.runs.ipynb #f04f5375
 def with_data(run: Run, data_dir: Path | str = "") -> Run:
