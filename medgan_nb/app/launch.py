@@ -20,8 +20,8 @@ import ipywidgets as w
 from ..core import MedganError, choose, read_lines
 from ..study.papers import PRESETS, STUDIES
 from ..study.plan import outputs_folder
+from ..study.show import curves_now
 from ..study.status import html, states
-from ..viz.curves import loss_curves
 
 # %% ../../nbs/88_app.launch.ipynb #4b6d0fa7
 def done_runs(outputs: str = "") -> list[str]:
@@ -93,7 +93,7 @@ def in_training(outputs: str, study: str, since: float) -> Path | None:
 def curve_of(folder: Path | None) -> bytes:
     "The losses of a run so far as PNG; nothing while there are fewer than two values."
     log = read_lines(folder / "log.jsonl") if folder else []
-    return loss_curves(log)._repr_png_() if len(log) > 1 and "d_loss" in log[0] else b""
+    return curves_now(log)._repr_png_() if len(log) > 1 and "d_loss" in log[0] else b""
 
 
 def samples_of(folder: Path | None) -> bytes:
@@ -113,7 +113,7 @@ def launcher(outputs: str = "", every: float = 3.0) -> w.VBox:
         Seconds between two looks at a running one.
     """
     table, line = w.HTML(runs_html(outputs)), w.HTML()
-    curve, samples = (w.Image(format="png", layout=w.Layout(display="none", max_width="100%")) for _ in range(2))
+    curve, samples = (w.Image(format="png", layout=w.Layout(display="none", max_width="100%", align_self="flex-start")) for _ in range(2))
     study = w.Dropdown(options=[(f"{s.name}: {s.title}", s.name) for s in STUDIES.values()], description="Study", layout=w.Layout(width="min(34em, 100%)"))
     preset = w.Dropdown(options=PRESETS, value="quick", description="Preset")
     folder = w.Text(placeholder="empty: simulated images", description="Real images")
