@@ -1,18 +1,24 @@
 """Study 2 as people run it: papermill, a grid by command, one's own folder of one class, and what cannot be met."""
 import csv
+import hashlib
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from medgan_nb.core import ConfigError
+from medgan_nb.core import ConfigError, MedganError
 from medgan_nb.data import sources
-from medgan_nb.study import p2, p2_tables
+from medgan_nb.downstream.classify import Arm
+from medgan_nb.models import readers
+from medgan_nb.study import p2, p2_leak, p2_tables
 from medgan_nb.study.run import finished_runs, start
+from medgan_nb.weights import Published
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = str(Path(sys.executable).parent / "medgan-nb")
@@ -87,10 +93,80 @@ def test_a_folder_of_one_class_runs_without_a_classifier(tmp_path):
     assert p2_tables.tables([run])["table2_classification"] == [] and p2_tables.reading([run])
 
 
+def own_folder(root, classes, n, per_group=1):
+    "A folder of noise, n images a class; groups.csv where several are of one patient."
+    draw, lines = np.random.default_rng(0), ["id,group"]
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for k in range(n):
+            Image.fromarray(draw.integers(0, 255, (40, 40)).astype(np.uint8)).save(root / name / f"{k}.png")
+            lines.append(f"{name}/{k}.png,{name}{k // per_group}")
+    if per_group > 1:
+        (root / "groups.csv").write_text("\n".join(lines) + "\n")
+    return {"dataset": "folder", "data_dir": str(root)}
+
+
+def test_groups_that_do_not_come_out_even(tmp_path):
+    run = start(p2.STUDY, TINY | own_folder(tmp_path / "mine", "ab", 48, per_group=7) | {"kimg": 0.04, "outputs": str(tmp_path / "outputs")})
+    train, test = run.data["train"], run.data["test"]
+    assert not set(train.groups) & set(test.groups) and len(train) + len(test) == 96
+    trained = p2.train_gan(run)
+    synthetic = p2.synthesise(run, trained)
+    left = p2.classify_arms(run, synthetic, progress=lambda text: None)
+    found = run.finish(p2.results(run, synthetic, trained, left))["results"]
+    assert {"split by image", "split by group"} == {r["row"].split(",")[0] for r in found if r["column"] == p2_leak.CLASSIFIER}
+
+
+@pytest.mark.parametrize("classes, n, per_group, message", [
+    ("a", 1, 1, "1 images; expected enough"), ("ab", 2, 1, "folds"), ("a", 5, 1, "expected 6 or more"), ("ab", 6, 1, "4 test images out of 12"),
+    ("ab", 30, 30, "class a has 1 groups")])
+def test_too_few_images_are_said_before_any_training(tmp_path, classes, n, per_group, message):
+    with pytest.raises(MedganError) as raised:
+        start(p2.STUDY, TINY | own_folder(tmp_path / "mine", classes, n, per_group) | {"outputs": str(tmp_path / "outputs")})
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.xdist_group("p2")
+def test_the_classifier_is_scored_under_both_splits_at_every_size(batch):
+    for run in finished_runs(batch, "p2"):
+        rows = [r for r in run.metrics["results"] if r["table"] == "leakage" and r["column"] == p2_leak.CLASSIFIER]
+        assert {r["row"] for r in rows} == {f"split by {way}, n = {n}" for way in ("image", "group") for n in p2.SIZES}
+        assert all(0 <= r["value"] <= 100 for r in rows)
+
+
+def test_weights_put_by_hand_are_checked_by_hash_and_used(tmp_path, monkeypatch):
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(5)
+    state = torchvision.models.efficientnet_b2(weights=None).state_dict()
+    (tmp_path / "hand").mkdir()
+    torch.save(state, tmp_path / "hand" / "b2.pth")
+    content = (tmp_path / "hand" / "b2.pth").read_bytes()
+    source = Published("http://127.0.0.1:9/b2.pth", hashlib.sha256(content).hexdigest())
+    run = start(p2.STUDY, TINY | {"classifier": "efficientnet_b2", "outputs": str(tmp_path / "outputs")})
+    arm = Arm("real", "real", run.data["train"].take(np.arange(0, 100, 12)), p2.plan_of(run.settings, 8))
+
+    def record(folder):
+        monkeypatch.setitem(readers.READERS, "efficientnet_b2", partial(readers.efficientnet_b2, source=source, folder=folder))
+        return p2.fit_one(run, arm, run.data["test"].take(np.arange(0, 280, 30)), 0)
+
+    used = record(tmp_path / "hand")
+    assert (used["init"], used["note"]) == ("imagenet", "")
+    given = readers.reader("efficientnet_b2", 3, 32)[0].backbone.state_dict()
+    assert all(torch.equal(given[name], state[name]) for name in given)
+    absent = record(tmp_path / "nowhere")
+    assert absent["init"] == "random" and "not there and not fetched from http://127.0.0.1:9/b2.pth" in absent["note"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "b2.pth").write_bytes(content[:-1] + b"x")
+    refused = record(tmp_path / "other")
+    assert refused["init"] == "random" and f"expected {source.sha256[:16]}" in refused["note"]
+
+
 @pytest.mark.parametrize("name, value, message", [
     ("dataset_size", 501, "501"), ("dataset_size", 3, "folds"), ("model", "cgan", "stylegan2_diffaugment"), ("split", "lesion", "group, image"),
     ("augpipe", "zoom", "augmentation pipe"), ("classifier", "vgg", "efficientnet_b2"), ("config", "big", "paper256"), ("size", 48, "48"),
-    ("fit", "squash", "stretch")])
+    ("fit", "squash", "stretch"), ("seed", -1, "4294967295"), ("kimg", -1.0, "kimg is -1.0"), ("kimg", float("nan"), "kimg is nan"), ("clf_epochs", -3, "clf_epochs"),
+    ("dataset_size", 100000, "expected 1 to 500"), ("dataset_size", -5, "-5")])
 def test_a_wrong_request_is_one_line_before_any_training(tmp_path, name, value, message):
     with pytest.raises(ConfigError) as raised:
         start(p2.STUDY, TINY | {"outputs": str(tmp_path), name: value})
