@@ -166,6 +166,10 @@ def test_simulated_readers_score_as_built_and_say_so(written):
     (lambda f, key: (f / "0.json").write_text("{\"answers\": 1"), "not the answers of a reading test"),
     (lambda f, key: (f / "0.json").write_bytes(b"\x80\x04\x95pickle"), "answers of 0 readers"),
     (lambda f, key: (f / "0.json").write_text((f / "0.json").read_text().replace('"001"', '"999"')), "which the test does not have"),
+    (lambda f, key: (f / "0.json").write_text((f / "0.json").read_text().replace('"001"', '"\\u001b[31m"')), "answers to \\x1b[31m, which"),
+    (lambda f, key: (f / "0.json").write_text(re.sub(r'"confidence": \d', '"confidence": 1e999', (f / "0.json").read_text())), "not the answers"),
+    (lambda f, key: write_json(f / "test.key.json", {k: v for k, v in key.items() if k != "secret"}), "not the key of a reading test"),
+    (lambda f, key: write_json(f / "test.key.json", key | {"images": {}}), "not the key of a reading test"),
 ])
 def test_faults_are_one_line(written, spoil, message):
     folder, key = written

@@ -150,7 +150,11 @@ def build(run: Run | Path | str, out: Path | str, n: int = 40, seed: int = 0, da
     test, key = compose(real, fake, title, secret or secrets.token_hex(16))
     about = {"run": run.folder.name, "paper": run.config["paper"], "data": real.name, "licence": real.licence, "simulated": real.simulated, "n": n, "seed": seed}
     write_json(key_path, about | key)
-    return atomic_write(out, page(test)), key_path
+    try:
+        return atomic_write(out, page(test)), key_path
+    except DataError:
+        key_path.unlink()                                   # a key without its page is in the way of the next attempt
+        raise
 
 # %% ../../nbs/87_app.reader.ipynb #c72be271
 def simulate(key: dict, d_prime: float = 1.0, seed: int = 0, name: str = "") -> Reading:

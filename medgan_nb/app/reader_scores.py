@@ -21,7 +21,7 @@ import numpy as np
 from scipy import stats
 
 from ..core import DataError, atomic_write, read_json, stream, write_json
-from ..data.files import read_bytes
+from ..data.files import read_bytes, shown
 from ..downstream.stats import auc, ends, group_bootstrap, holm, wilson
 
 # %% ../../nbs/87_app.reader_scores.ipynb #d66dd493
@@ -59,11 +59,11 @@ def read_answers(path: Path | str) -> Reading:
     text = read_bytes(path).decode("utf-8", errors="replace").lstrip("\ufeff")
     try:
         rows = rows_of(text)
-        heads = {(str(r["test"]), str(r["reader"]), str(r["simulated"]).lower() == "true") for r in rows}
+        heads = {(shown(r["test"]), shown(r["reader"])[:80], str(r["simulated"]).lower() == "true") for r in rows}
         answers = {}
         for row in rows:
-            answers.setdefault(str(row["item"]), checked(row))
-    except (ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
+            answers.setdefault(shown(row["item"])[:80], checked(row))
+    except (ValueError, OverflowError, KeyError, TypeError, RecursionError, csv.Error) as error:
         raise DataError(f"{path}: not the answers of a reading test ({error!r}); expected a file saved by its page or its widget") from error
     if len(heads) != 1:
         raise DataError(f"{path}: answers of {len(heads)} readers or tests; expected one reader of one test a file")
@@ -89,7 +89,7 @@ def rows_of(text: str) -> list[dict]:
 def checked(row: dict) -> dict:
     "One answer with the types it must have."
     confidence, seconds = int(row["confidence"]), float(row["seconds"])
-    if row["answer"] not in ANSWERS or not 1 <= confidence <= 5 or not 0 <= seconds < math.inf:
+    if row["answer"] not in ANSWERS or not 1 <= confidence <= 5 or confidence != float(row["confidence"]) or not 0 <= seconds < math.inf:
         raise ValueError(f"answer {row['answer']!r}, confidence {confidence}, seconds {seconds}")
     return {"answer": row["answer"], "confidence": confidence, "seconds": seconds, "comment": str(row.get("comment") or "")[:500]}
 
@@ -211,8 +211,12 @@ def together(readings: list[Reading], rows: list[dict], truth: dict[str, str]) -
 def read_key(path: Path | str) -> dict:
     "The key of a test: its id and the truth of each image; raises `DataError` if the file is none."
     key = read_json(path)
-    truth = key.get("truth") if isinstance(key, dict) else None
-    if not isinstance(truth, dict) or not set(map(str, truth.values())) <= set(ANSWERS) or not isinstance(key.get("test"), str):
+    try:
+        whole = key["truth"].keys() == key["images"].keys() and set(key["truth"].values()) <= set(ANSWERS) and isinstance(key["test"], str)
+        bytes.fromhex(key["secret"])
+    except (LookupError, TypeError, ValueError, AttributeError):
+        whole = False
+    if not whole:
         raise DataError(f"{path}: not the key of a reading test; expected the .key.json that medgan-nb reader build wrote beside the page")
     return key
 
