@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ..core import read_json
 from ..downstream.stats import corrected_t, holm, t_interval
 from .run import Run
-from .verdict import labelled, markdown, of_direction, reference, row
+from .verdict import labelled, markdown, of_direction, possible, reference, row
 from ..viz.curves import bars
 
 # %% ../../nbs/82_study.p3_tables.ipynb #cfcf301c
@@ -41,7 +41,8 @@ def table_of(runs: list[Run], table: str) -> list[dict]:
         for (name, column), found in kept.items():
             of = lambda key: [r[key] for r in found]
             mean = lambda key: None if None in of(key) else float(np.mean(of(key)))
-            rows.append(row(labelled(name, label), column, *pooled(of("value"), of("low"), of("high")), runs=len(found), floor=mean("floor"),
+            value, *ends = pooled(of("value"), of("low"), of("high"))
+            rows.append(row(labelled(name, label), column, value, *possible(column, *ends), runs=len(found), floor=mean("floor"),
                             copy=mean("copy"), extractor=found[0]["extractor"], note=found[0]["note"]))
     return rows
 
@@ -137,7 +138,8 @@ def reading(runs: list[Run]) -> str:
     modes, signal = (of["stability"].get(("WGAN-GP - BCE", column)) for column in ("modes", SIGNAL))
     if modes and signal:
         words.append(f"Stable? On images with 16 known modes WGAN-GP reaches {modes['ours']:+.1f} modes against cross-entropy ({modes['verdict']}), "
-                     f"with a fifth of the updates of the generator, and its gradient arrives {10 ** signal['ours']:.3g} times as strong as that of the minimax loss ({signal['verdict']}).")
+                     "with a fifth of the updates of the generator, and its gradient arrives "
+                     f"{10 ** signal['ours']:.3g} times as strong as that of the minimax loss ({signal['verdict']}).")
     diversity = of["diversity"]
     if ("generated", "recall (k = 3)") in diversity:
         value = lambda name: f"{diversity[name, 'recall (k = 3)']['ours']:.2f}"
