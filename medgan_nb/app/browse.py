@@ -19,7 +19,7 @@ import ipywidgets as w
 import numpy as np
 import torch
 
-from .latent import NOISE, View, image_of, layers_of, quick, walk
+from .latent import NOISE, View, idle_threads, image_of, layers_of, quick, walk
 from .runs import class_names, find, gans, open_gan, synthetic_images, taught, with_data
 from ..core import ConfigError, MedganError, choose
 from ..data.images import ImageSet
@@ -244,11 +244,13 @@ def explore(run: Run | Path | str | Trained, name: str = "", outputs: str = "") 
     steps = lambda: walk(gan, view(), 8, dtype)
 
     def draw(_=None):
-        image.value = enlarged(image_of(gan, view(), dtype), 320)
+        with idle_threads():
+            image.value = enlarged(image_of(gan, view(), dtype), 320)
 
     def lay_out(_=None):
         draw()
-        strip.value = image_grid(steps(), 8)._repr_png_()
+        with idle_threads():
+            strip.value = image_grid(steps(), 8)._repr_png_()
 
     for key, control in controls.items():
         control.observe(draw if key == "t" else lay_out, "value")
@@ -289,7 +291,8 @@ def compare(runs: list[Run | Path | str], n: int = 8, outputs: str = "") -> Pane
     figure = lambda: rows_of_images({name: images(*ready) for name, ready in opened.items()})
 
     def draw(_=None):
-        image.value = figure()._repr_png_()
+        with idle_threads():
+            image.value = figure()._repr_png_()
 
     controls = [first, psi] if any(layers_of(gan) for gan, _ in opened.values()) else [first]
     for control in controls:
