@@ -119,7 +119,7 @@ def study_page(study, runs: list, folder: Path) -> str:
     for picture in sorted(pictures.glob("*.png")):
         words = caption(picture.stem)
         text += f"### {words}\n\n![{words}]({study.name}/{picture.name})\n\n"
-    return text + "## Tables\n\n" + "".join(f"### {caption(name)}\n\n{table(rows)}\n" for name, rows in tables.items())
+    return text + "## Tables\n\n" + "".join(f"### {name.replace('_', ' ')}\n\n{table(rows)}\n" for name, rows in tables.items())
 
 
 def sentences(text: str) -> list[str]:
