@@ -181,3 +181,12 @@ def test_on_the_real_set(tmp_path, real_data):
     assert not set(run.data["pool"].groups) & set(run.data["test"].groups)
     rows = {(r["row"], r["column"]): r["value"] for r in p2.leakage_rows(run.data["all"], 280, p2.SIZES, seeds=5)}
     assert rows["split by image, n = 500", "1-NN accuracy (%)"] > rows["split by group, n = 500", "1-NN accuracy (%)"] + 10
+
+
+def test_the_published_leakage_of_the_trained_classifier_adds_up():
+    rows = {r["row"]: {key: float(r[key]) for key in ("ours", "low", "high")} for r in p2_leak.published()}
+    assert {f"split by {way}, n = {n}" for way in ("image", "group") for n in p2.SIZES} <= set(rows)
+    for way in ("image", "group"):
+        drop = rows[f"split by {way}, n = 500"]["ours"] - rows[f"split by {way}, n = 50"]["ours"]
+        assert rows[f"n = 500 less n = 50, split by {way}"]["ours"] == pytest.approx(drop, abs=1e-3)
+    assert all(r["low"] <= r["ours"] <= r["high"] for r in rows.values())

@@ -190,8 +190,9 @@ def reading_leakage(runs: list[Run]) -> str:
 def trained_leakage(rows: list[dict]) -> str:
     "The same of a trained classifier, where the run has it over several splits."
     found = [r for r in rows if r["row"].endswith("by image less by group") and r["low"] is not None]
-    return "".join(f" Of what a small trained classifier gains, {r['value']:.1f} points ({r['low']:.1f} to {r['high']:.1f}; {r['note']}) are leakage."
-                   for r in found)
+    verdict = lambda r: "undecided, the interval covers zero" if r["low"] <= 0 <= r["high"] else "the part that is leakage" if r["low"] > 0 else "no leakage"
+    return "".join(f" A small classifier that is trained gains {r['value']:+.1f} points ({r['low']:+.1f} to {r['high']:+.1f}) more by images than by groups "
+                   f"({r['note']}): {verdict(r)}." for r in found)
 
 
 def reading_copies(grid: dict) -> str:
