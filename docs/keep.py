@@ -18,7 +18,7 @@ PRIVATE = re.compile(r"(?:/(?:home|root|Users|work|tmp|mnt|data|scratch)\b|[A-Za
 def keep(name: str, outputs: Path) -> Path:
     "Copy the notebook; fails if a path of this machine is left in it."
     runs, source = chosen(STUDIES[name], ROOT / "nowhere")
-    run = shown_run(runs)
+    run = shown_run(STUDIES[name], runs)
     book = json.loads((outputs / name / run.id / "executed.ipynb").read_text(encoding="utf-8"))
     cells = []
     for cell in book["cells"]:

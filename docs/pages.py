@@ -114,7 +114,7 @@ def study_page(study, runs: list, folder: Path) -> str:
     pictures.mkdir()
     for title, figure in study.figures(runs).items():
         save_figure(figure, pictures / f"{title}.png")
-    for picture in sorted((shown_run(runs).folder / "figures").glob("*.png")):
+    for picture in sorted((shown_run(study, runs).folder / "figures").glob("*.png")):
         shutil.copy(picture, pictures)
     for picture in sorted(pictures.glob("*.png")):
         words = caption(picture.stem)

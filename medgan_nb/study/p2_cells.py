@@ -13,7 +13,7 @@ import numpy as np
 from ..core import read_json
 from ..downstream.stats import t_interval
 from .run import Run
-from .verdict import row
+from .verdict import possible, row
 
 # %% ../../nbs/82_study.p2_cells.ipynb #3e64a0d8
 NAMES = {"stylegan2": "StyleGAN2", "stylegan2_ada": "StyleGAN2 ADA", "stylegan2_diffaugment": "StyleGAN2 DiffAug"}
@@ -55,8 +55,8 @@ def mean_of(rows: list[dict], key: str) -> float | None:
 
 def measured(name: str, column: str, rows: list[dict], **more) -> dict:
     "A report row from the rows of runs, with floor, copy and extractor."
-    value, low, high = pooled(rows)
-    return row(name, column, value, low, high, runs=len(rows), floor=mean_of(rows, "floor"), copy=mean_of(rows, "copy"),
+    value, *ends = pooled(rows)
+    return row(name, column, value, *possible(column, *ends), runs=len(rows), floor=mean_of(rows, "floor"), copy=mean_of(rows, "copy"),
                extractor=rows[0]["extractor"], **({"note": rows[0]["note"]} | more))
 
 

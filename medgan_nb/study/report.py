@@ -83,7 +83,7 @@ def write_study(study: Study, runs: list[Run], folder: Path) -> tuple[dict[str, 
     for name, rows in tables.items():
         write_csv(folder / f"{name}.csv", rows)
     pictures = [save_figure(figure, folder / f"{name}.png") for name, figure in study.figures(runs).items()]
-    for picture in sorted((shown_run(runs).folder / "figures").glob("*.png")):
+    for picture in sorted((shown_run(study, runs).folder / "figures").glob("*.png")):
         pictures.append(atomic_write(folder / picture.name, picture.read_bytes()))
     written = {*pictures, *(folder / f"{name}.csv" for name in tables)}
     for path in [*folder.glob("*.csv"), *folder.glob("*.png")]:
@@ -101,9 +101,12 @@ def read_tables(folder: Path) -> dict[str, list[dict]]:
     return found
 
 
-def shown_run(runs: list[Run]) -> Run:
-    "The run whose own figures are shown: the first seed of the study's own setting."
-    return min(runs, key=lambda run: (run.config["variant"], run.config["params"]["seed"]))
+def shown_run(study: Study, runs: list[Run]) -> Run:
+    "The run whose own figures are shown: the study's own setting and model, the most images, the first seed."
+    def order(run: Run) -> tuple:
+        params = run.config["params"]
+        return run.config["variant"], params["model"] != study.parameters["model"], -params["dataset_size"], params["seed"]
+    return min(runs, key=order)
 
 # %% ../../nbs/83_study.report.ipynb #25d9a21d
 KEPT = ("config.json", "metrics.json", "predictions.json", "log.jsonl", "trajectory.jsonl", "strip.png", "strip_real.png")
@@ -115,7 +118,7 @@ def publish(study: Study, outputs: Path | str, target: Path | str) -> list[Path]
     made = []
     for run in runs:
         folder = Path(target) / study.name / run.id
-        pictures = sorted((run.folder / "figures").glob("*.png")) if run is shown_run(runs) else []
+        pictures = sorted((run.folder / "figures").glob("*.png")) if run is shown_run(study, runs) else []
         for source in [run.folder / name for name in KEPT if (run.folder / name).exists()] + pictures:
             made.append(atomic_write(folder / source.relative_to(run.folder), source.read_bytes()))
     write_study(study, runs, Path(target) / study.name / "report")
