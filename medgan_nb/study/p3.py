@@ -39,11 +39,11 @@ PRESETS = {
     "smoke": COMMON | {"size": 32, "n_train": 90, "width": 16, "base": 8, "gan_epochs": 4, "ticks": 4, "n_synthetic": 180, "n_texture": 40,
                        "reader_epochs": 1, "reader_seeds": 1, "spots_kimg": 0.64},
     "quick": COMMON | {"size": 32, "width": 64, "base": 16, "gan_epochs": 150, "ticks": 30, "n_synthetic": 500, "n_texture": 200,
-                       "reader_epochs": 8, "reader_seeds": 1, "spots_kimg": 9.6},
+                       "reader_epochs": 8, "reader_seeds": 1, "spots_kimg": 6.4},
     "short": COMMON | {"size": 64, "width": 64, "base": 16, "gan_epochs": 500, "ticks": 40, "n_synthetic": 600, "n_texture": 300,
                        "reader_epochs": 15, "reader_seeds": 2, "spots_kimg": 32.0},
     "paper": COMMON | {"size": 128, "width": 256, "base": 64, "gan_epochs": 1000, "ticks": 200, "n_synthetic": 2000, "n_texture": 1000,
-                       "reader": "resnet18", "reader_epochs": 30, "reader_seeds": 5, "spots_kimg": 320.0},
+                       "reader": "resnet18", "reader_epochs": 30, "reader_seeds": 5, "spots_kimg": 64.0},
 }
 MODELS = tuple(f"hybrid_{kind}" for kind in HYBRIDS)
 SIZES = (32, 64, 128, 256)

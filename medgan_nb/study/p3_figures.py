@@ -77,9 +77,9 @@ def training(log: list[dict]) -> Figure:
 
 def stability(found: dict[str, dict]) -> Figure:
     "Modes, clean samples and the gradient that reaches the generator over the training, for each way to train."
-    of = lambda key: {name: ([row["kimg"] for row in each["log"]], [row[key] for row in each["log"]]) for name, each in found.items()}
+    of = lambda key: {name: ([row["step"] for row in each["log"]], [row[key] for row in each["log"]]) for name, each in found.items()}
     panels = {"modes of 16": of("modes"), "clean samples (share)": of("clean"), "signal to G": of("signal")}
-    figure = line_panels(panels, KIMG, log=("signal to G",))
+    figure = line_panels(panels, "updates of the generator", log=("signal to G",))
     for axes, top in zip(figure.axes, (16, 1)):
         axes.set_ylim(-0.03 * top, 1.03 * top)
     return figure

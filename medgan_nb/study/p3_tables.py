@@ -138,7 +138,7 @@ def reading(runs: list[Run]) -> str:
     modes, signal = (of["stability"].get(("WGAN-GP - BCE", column)) for column in ("modes", SIGNAL))
     if modes and signal:
         words.append(f"Stable? On images with 16 known modes WGAN-GP reaches {modes['ours']:+.1f} modes against cross-entropy ({modes['verdict']}), "
-                     "with a fifth of the updates of the generator, and its gradient arrives "
+                     "after as many updates of the generator, and its gradient arrives "
                      f"{10 ** signal['ours']:.3g} times as strong as that of the minimax loss ({signal['verdict']}).")
     diversity = of["diversity"]
     if ("generated", "recall (k = 3)") in diversity:

@@ -40,7 +40,8 @@ def spots(n: int, size: int = 16, side: int = 4, seed: int = 0) -> ImageSet:
         If the cells do not fit the image, or there are fewer images than cells.
     """
     if size % side or size < 4 * side or n < side * side:
-        raise ConfigError(f"{n} images of {size} px with {side} x {side} cells; expected a multiple of {side} px, 4 px a cell or more, and an image a cell")
+        raise ConfigError(f"{n} images of {size} px with {side} x {side} cells; expected a multiple of {side} px, 4 px a cell or more, and an "
+                          "image a cell")
     draw, mode, cell = stream(seed, "spots"), torch.arange(n) % (side * side), size / side
     shift = (torch.rand(2, n, generator=draw) - 0.5) * cell / 4
     profile = lambda place: torch.exp(-((torch.arange(size) - place[:, None]) * 4 / cell).square() / 2)
@@ -51,7 +52,7 @@ def spots(n: int, size: int = 16, side: int = 4, seed: int = 0) -> ImageSet:
                     licence="made by medgan_nb, Apache-2.0", simulated=True)
 
 # %% ../../nbs/56_train.stability.ipynb #020bda33
-REACH = 2.0
+REACH = 1.2
 
 
 def templates(real: ImageSet) -> tuple[Tensor, float]:
@@ -92,8 +93,8 @@ def mode_count(images, means: Tensor, reach: float) -> dict[str, float]:
 class Signal(Watch):
     """Mean gradient norms at generated images.
 
-    It adds to the log `signal`, of the recipe's own loss; `minimax`, of the minimax loss with the same critic; `slope`, of the critic; and, where weights
-    are clipped, `at_limit`, the share of the critic's weights that lie at the limit.
+    It adds to the log `signal`, of the recipe's own loss; `minimax`, of the minimax loss with the same critic; `slope`, of the critic; and,
+    where weights are clipped, `at_limit`, the share of the critic's weights that lie at the limit.
 
     Parameters
     ----------
@@ -189,15 +190,17 @@ def layer_slopes(critic: nn.Module, x: Tensor, y: Tensor | None = None) -> list[
 
 # %% ../../nbs/56_train.stability.ipynb #fa062db9
 def side_by_side(recipes: dict[str, Recipe], real: ImageSet, kimg: float, seed: int = 0, ticks: int = 25, device: str = "cpu") -> dict[str, dict]:
-    """Train several recipes on images with known modes, watched.
+    """Train several recipes on images with known modes, watched; every generator is updated as often.
 
     Parameters
     ----------
     recipes : dict of Recipe
-        By name; each sees `kimg` thousand images.
+        By name. A critic of `n_critic` steps sees that many times the images.
     real : ImageSet
         Its classes are the modes.
-    kimg, seed, ticks, device
+    kimg : float
+        Thousands of images in the generator's own updates.
+    seed, ticks, device
         As in `train.loop.train`.
 
     Returns
@@ -207,7 +210,7 @@ def side_by_side(recipes: dict[str, Recipe], real: ImageSet, kimg: float, seed: 
     """
     found = {}
     for name, recipe in recipes.items():
-        trained = train(recipe, real, kimg=kimg, seed=seed, ticks=ticks, device=device, precision="fp32", bar=False,
+        trained = train(recipe, real, kimg=kimg * recipe.n_critic, seed=seed, ticks=ticks, device=device, precision="fp32", bar=False,
                         watch={"signal": Signal, "modes": partial(Modes, real)})
         samples = trained.sample(16, seed)
         where = next(trained.D.parameters()).device
