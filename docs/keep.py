@@ -1,6 +1,6 @@
 """Keep the executed notebook of the run that a study's page shows: `python docs/keep.py p4 OUTPUTS`, once its runs are published.
 
-Widget state, papermill's bookkeeping and folders of this machine do not go along.
+Widget state, papermill's bookkeeping, folders of this machine, and pictures of patients that may not be passed on (cells tagged `patients`) do not go along.
 """
 import json
 import re
@@ -25,7 +25,8 @@ def keep(name: str, outputs: Path) -> Path:
         text = re.sub(r'^(data_dir|outputs) = .*$', r'\1 = ""', "".join(cell["source"]), flags=re.MULTILINE)
         cells.append({**cell, "source": text, "metadata": {"tags": cell["metadata"].get("tags", [])}})
         if cell["cell_type"] == "code":
-            cells[-1]["outputs"] = [calm(o) for o in cell["outputs"] if o.get("name") != "stderr"]
+            hidden = "patients" in cells[-1]["metadata"]["tags"] and not run.config["data"]["simulated"]
+            cells[-1]["outputs"] = [] if hidden else [calm(o) for o in cell["outputs"] if o.get("name") != "stderr"]
     book = {"cells": cells, "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
     text = json.dumps(book, indent=1, ensure_ascii=False) + "\n"
     left = PRIVATE.findall(re.sub(r'"image/png": "[^"]*"', "", text))
