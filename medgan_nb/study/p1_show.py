@@ -38,10 +38,10 @@ def first_frame(run: Run, data_dir: str) -> np.ndarray | None:
 
 
 def rf_figure(run: Run, data_dir: str = "") -> Figure:
-    "An RF frame in its grey levels, one line of it with its envelope, and the picture in mm; for a set of pictures one of these."
+    "An RF frame in its grey levels, one line of it with its envelope, and the picture in mm; for a set of pictures four of these."
     frame = first_frame(run, data_dir)
     if frame is None:
-        return image_grid(run.data["train"].batch()[:1], columns=1, title="B-mode as published (no RF in this set)")
+        return image_grid(run.data["train"].batch()[:4], columns=4, title="B-mode as published: no RF here")
     figure = blank_figure(9.5, 3.4)
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.4, 1))
     extent = (0, frame.shape[1] * LINE_STEP, frame.shape[0] * DEPTH_STEP, 0)
