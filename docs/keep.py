@@ -12,7 +12,7 @@ from medgan_nb.core import atomic_write
 from medgan_nb.study.papers import STUDIES
 from medgan_nb.study.report import chosen, shown_run
 
-PRIVATE = re.compile(r"(?:/(?:home|root|Users|work|tmp|mnt|data|scratch)\b|[A-Za-z]:\\)[^\s\"'\\,;)]*")
+PRIVATE = re.compile(r"(?:/(?:home|root|Users|work|tmp|mnt|data|scratch)\b|(?<![A-Za-z])[A-Za-z]:\\)[^\s\"'\\,;)]*")
 
 
 def keep(name: str, outputs: Path) -> Path:
