@@ -167,8 +167,6 @@ def frechet_interval(real, fake, groups_real=None, groups_fake=None, level: floa
     """
     real, fake = check_pair(real, fake)
     length = frechet_distance(real, fake) ** 0.5
-    if length == 0:
-        return 0.0, 0.0
-    on_real, on_fake = (side / (2 * length) for side in influences(real, fake))
+    on_real, on_fake = (side / (2 * length) for side in influences(real, fake)) if length else (np.zeros(len(real)), np.zeros(len(fake)))
     low, high = influence_interval(length, (on_real, groups_real), (on_fake, groups_fake), level=level)
     return max(low, 0.0) ** 2, high**2

@@ -79,7 +79,7 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
         If the images cannot be read, or one lesion would be in two parts.
     """
     params, settings = resolve(STUDY, given)
-    check_numbers(params, settings)
+    check_numbers(settings)
     choose(settings["split"], ("group", "image"), "split")
     choose(settings["classifier"], ("small_cnn", "resnet18", "efficientnet_b2"), "classifier")
     made = made_of(params["model"], settings, 2)
@@ -98,10 +98,8 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
                          n_train=wanted, n_test=len(used["test"])), used
 
 
-def check_numbers(params: dict, settings: dict) -> None:
+def check_numbers(settings: dict) -> None:
     "Raise a `ConfigError` for a number that no run can have."
-    if not 0 <= params["seed"] < 2**32:
-        raise ConfigError(f"seed is {params['seed']}; expected 0 to 4294967295")
     for name, low in (("kimg", 0.001), ("clf_epochs", 1)):
         if not low <= settings[name] < math.inf:
             raise ConfigError(f"{name} is {settings[name]}; expected {low} or more, or 0 for the preset's")

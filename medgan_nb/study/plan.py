@@ -146,8 +146,8 @@ def resolve(study: Study, given: dict) -> tuple[dict, dict]:
         raise ConfigError(f"preset paper runs on real images; give data_dir, the folder of {study.real}, or use preset quick")
     if params["dataset_size"] < 0:
         raise ConfigError(f"dataset_size is {params['dataset_size']}; expected a number of training images, or 0 for the preset's")
-    if params["seed"] < 0:
-        raise ConfigError(f"seed is {params['seed']}; expected 0 or more")
+    if not 0 <= params["seed"] < 2**32:
+        raise ConfigError(f"seed is {params['seed']}; expected 0 to {2**32 - 1}")
     settings["precision"] = str(pick_precision(params.get("precision", "auto"), pick_device(params["device"]))).removeprefix("torch.")
     return params, settings
 
