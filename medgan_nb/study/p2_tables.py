@@ -61,14 +61,18 @@ def order_rows(grid: dict, name: str, where: str) -> list[dict]:
 
 
 def fid_figure(runs: list[Run]) -> Figure:
-    "Fig. 2: distance to the training pool against the number of training images, a curve a model, with interval."
+    "Fig. 2: distance to the training pool against the number of training images, a curve a model, with interval; and what held-out real images score."
     name, grid = distance_name(runs), {key: same for key, same in cells(runs).items() if not key[0]}
     sizes = sorted({n for _, n, _ in grid})
+    shown = [model for model in NAMES if all(("", n, model) in grid for n in sizes)]
+    found = lambda n, model: kept(grid["", n, model], "quality", f"{name} to training pool")
     curves = {}
-    for model, title in NAMES.items():
-        if all(("", n, model) in grid for n in sizes):
-            values = [pooled(kept(grid["", n, model], "quality", f"{name} to training pool")) for n in sizes]
-            curves[title] = tuple([v[k] if v[k] is not None else v[0] for v in values] for k in range(3))
+    for model in shown:
+        values = [pooled(found(n, model)) for n in sizes]
+        curves[NAMES[model]] = tuple([v[k] if v[k] is not None else v[0] for v in values] for k in range(3))
+    if shown:
+        floor = [mean_of(found(n, shown[0]), "floor") for n in sizes]
+        curves["held-out real images"] = (floor, floor, floor)
     return curve_with_band(sizes, curves, "training images", f"{name} to the training pool")
 
 # %% ../../nbs/82_study.p2_tables.ipynb #d2874a7c

@@ -126,18 +126,19 @@ def reading(runs: list[Run]) -> str:
     if not own:
         return "No finished run of the study's own setting."
     of = {name: {(r["row"], r["column"]): r for r in rows} for name, rows in tables(runs).items()}
-    words = [f"No number of the thesis is available. {len(own)} run{'s' * (len(own) > 1)} of a reconstruction, each on another split of women:"]
+    words = []
     distance = next((r for (name, column), r in of["table1"].items() if name == "generated" and column.endswith("to held-out")), None)
     if distance:
-        words.append(f"Close to real? {distance['column']} {distance['ours']:.3g}; real films of other women score {distance['floor']:.3g}: "
-                     f"{'above' if distance['ours'] > distance['floor'] else 'not above'} that floor.")
+        words.append(f"Generated films lie {distance['column'].split()[0]} {distance['ours']:.3g} from held-out films, {'above' if distance['ours'] > distance['floor'] else 'not above'} "
+                     f"the {distance['floor']:.3g} of real films of other women ({len(own)} run{'s' * (len(own) > 1)} of a reconstruction, each on another split of women; "
+                     "the thesis gives no number).")
     ks = [r for (name, column), r in of["texture"].items() if column == "KS" and "[" not in name]
     if ks:
         mean = lambda key: f"{np.mean([r[key] for r in ks]):.2f}"
-        words.append(f"In texture (Sobel and GLCM) they lie {mean('ours')} from the training films by KS distance, films of other women {mean('floor')}.")
+        words.append(f"In texture (Sobel and GLCM) they lie {mean('ours')} from the training films by KS distance, where films of other women lie {mean('floor')}.")
     modes, signal = (of["stability"].get(("WGAN-GP - BCE", column)) for column in ("modes", SIGNAL))
     if modes and signal:
-        words.append(f"Stable? On images with 16 known modes WGAN-GP reaches {modes['ours']:+.1f} modes against cross-entropy ({modes['verdict']}), "
+        words.append(f"Stability: on images with 16 known modes WGAN-GP reaches {modes['ours']:+.1f} modes against cross-entropy ({modes['verdict']}), "
                      "after as many updates of the generator, and its gradient arrives "
                      f"{10 ** signal['ours']:.3g} times as strong as that of the minimax loss ({signal['verdict']}).")
     diversity = of["diversity"]
