@@ -69,9 +69,10 @@ def test_eight_processes_share_two_hundred_runs(tmp_path):
 
 
 def driver(outputs: Path, *words: str, **also) -> subprocess.Popen:
-    "A sweep of the toy study in a process of its own."
+    "A sweep of the toy study in a process of its own, which hears Ctrl-C even where these tests were started in the background, deaf to it."
+    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen([sys.executable, str(HERE / "toy_study.py"), str(outputs), *words], env=ENVIRONMENT | also.pop("env", {}),
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **also)
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=hear, **also)
 
 
 def snapshot(folder: Path) -> dict:
