@@ -6,15 +6,15 @@
 __all__ = ['READER', 'keep_reader', 'reader_extractor', 'trained_extractor', 'with_inception']
 
 # %% ../../nbs/82_study.extractor.ipynb #e4756040
-from safetensors.torch import load_file, save
 from torch import nn
 
-from ..core import DataError, WeightsError, atomic_write, seed_all
+from ..core import DataError, WeightsError, seed_all
 from ..data.images import ImageSet
 from ..downstream import classify
 from ..metrics.features import Extractor, inception, random_extractor
 from ..models.readers import SmallCNN
 from .run import Run
+from ..train.checkpoint import load_into, read, write
 
 # %% ../../nbs/82_study.extractor.ipynb #30f24974
 READER = "stages/reader.safetensors"
@@ -22,9 +22,7 @@ READER = "stages/reader.safetensors"
 
 def keep_reader(run: Run, network: nn.Module) -> None:
     "Write a network's weights as those of the run's reader."
-    path = run.folder / READER
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, save({key: value.cpu().contiguous() for key, value in network.state_dict().items()}))
+    write(run.folder / READER, dict(network.state_dict()))
 
 
 def reader_extractor(run: Run, network: nn.Module) -> Extractor:
@@ -45,7 +43,7 @@ def reader_extractor(run: Run, network: nn.Module) -> Extractor:
     path = run.folder / READER
     if not path.exists():
         raise DataError(f"{path}: not found; the run's classifier is trained first, then its features can be used")
-    network.load_state_dict(load_file(path))
+    load_into(network, read(path), "the run's reader")
     return Extractor("study", network.dim, network.cpu().eval().features)
 
 

@@ -12,10 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from ..core import atomic_write, seed_all, write_json
+from ..core import seed_all, write_json
 from ..data.images import ImageSet
 from ..data.split import IMAGE_SPLIT
 from ..downstream.classify import Arm, Plan, predict, trial
@@ -29,6 +28,7 @@ from .p1 import classifier, made_of, make_parts
 from .extractor import keep_reader, reader_extractor
 from .run import Run
 from .synthetic import Compared, coverage_rows, distance_rows, memory_rows, same_class_pairs
+from ..train.checkpoint import read, write
 from ..train.loop import Trained, train
 
 # %% ../../nbs/82_study.p1_readers.ipynb #d8c1390c
@@ -77,7 +77,7 @@ def segment_images(run: Run, synthetic: ImageSet) -> dict:
             done += [mask_trial(arm, test, seed, build, device=run.device) for arm in mask_arms(run.data["train"], marked, plan, seed) if arm.name in wanted]
         pictures = {"test": test.pixels[:8], "truth": test.masks[test.rows][:8].to(torch.uint8), "synthetic": marked.pixels[:8], "marked": marked.masks[:8].to(torch.uint8)}
         pictures |= {f"found_{d.arm}": torch.as_tensor(d.found[:8]).to(torch.uint8) for d in done}
-        atomic_write(run.folder / "stages" / "masks.safetensors", save({k: v.cpu().contiguous() for k, v in pictures.items()}))
+        write(run.folder / "stages" / "masks.safetensors", pictures)
         plain = lambda scores: scores | {"by_image": [None if np.isnan(v) else round(float(v), 4) for v in scores["by_image"]]}
         return {"marked": share, "arms": {d.arm: plain(d.scores) for d in done}}
 
@@ -86,7 +86,7 @@ def segment_images(run: Run, synthetic: ImageSet) -> dict:
 
 def mask_pictures(run: Run) -> dict[str, Tensor]:
     "The first held-out scans, their masks and what each U-Net found; the first synthetic images and their pseudo-masks; all (8, 1, H, W)."
-    return load_file(run.folder / "stages" / "masks.safetensors")
+    return read(run.folder / "stages" / "masks.safetensors")
 
 # %% ../../nbs/82_study.p1_readers.ipynb #77533fdb
 LAMBDAS = (0.0, 1.0, 10.0)

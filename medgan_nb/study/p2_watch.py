@@ -12,13 +12,13 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
-from safetensors.torch import save
 
 from ..core import atomic_write, read_lines
 from ..data.images import ImageSet
 from ..metrics.features import Extractor, extract
 from ..metrics.frechet import frechet_distance
 from .synthetic import class_labels
+from ..train.checkpoint import write
 from ..train.loop import Trained
 from ..viz.curves import curve_with_band
 
@@ -38,7 +38,7 @@ def watch(folder: Path, images: ImageSet, extractor: Extractor, seed: int, point
         distance = frechet_distance(real, extract(extractor, seen.sample(n, seed, labels if state.recipe.n_classes else None)))
         rows = [row for row in read_lines(path) if row["kimg"] < round(state.kimg, 4)]
         if distance < min((row["distance"] for row in rows), default=float("inf")):
-            atomic_write(folder / "best.safetensors", save({k: v.cpu().contiguous() for k, v in state.G_ema.state_dict().items()}))
+            write(folder / "best.safetensors", dict(state.G_ema.state_dict()))
         rows.append({"kimg": round(state.kimg, 4), "distance": distance})
         atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows))
     return hook

@@ -13,9 +13,8 @@ from dataclasses import replace
 from functools import lru_cache, partial
 
 import numpy as np
-from safetensors.torch import save
 
-from ..core import ConfigError, atomic_write, choose
+from ..core import ConfigError, choose
 from ..data import sources, split
 from ..data.images import ImageSet
 from ..models.hybrid import HYBRIDS, NORMS
@@ -25,6 +24,7 @@ from . import p3_tables
 from .plan import Study, changed_settings, configuration, resolve
 from .run import Run
 from .synthetic import save_pngs, synthetic_set
+from ..train.checkpoint import write
 from ..train.loop import Trained, train
 from ..train.recipe import Recipe
 from ..train.stability import CriticGap, side_by_side, spots
@@ -126,7 +126,7 @@ def made_of(model: str, settings: dict, n_classes: int) -> Recipe:
 def keep_raw(state: State, log: list[dict]) -> None:
     "A hook of a training: the generator's own weights as `raw.safetensors`, once it ends."
     if state.step >= state.total:
-        atomic_write(state.folder / "raw.safetensors", save({key: value.cpu().contiguous() for key, value in state.G.state_dict().items()}))
+        write(state.folder / "raw.safetensors", dict(state.G.state_dict()))
 
 
 def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
