@@ -140,7 +140,7 @@ def trained_rows(images: ImageSet, n_test: int, sizes: tuple[int, ...], seeds: i
     for way, seed, n, train, test in each_split(images, n_test, sizes, seeds):
         if sum(count > 0 for count in train.counts().values()) > 1:
             found.setdefault((way, n), []).append(100 * trained_accuracy(train, test, plan_for(n), seed, device))
-    return summed_up({key: values for key, values in found.items() if len(values) == seeds}, n_test, f"{seeds} splits, {side} px")
+    return summed_up({key: values for key, values in found.items() if len(values) == seeds}, n_test, f"{seeds} split{'s' * (seeds > 1)}, {side} px")
 
 
 def summed_up(found: dict[tuple[str, int], list[float]], n_test: int, note: str) -> list[dict]:
