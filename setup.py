@@ -1,4 +1,5 @@
 """Packaging of medgan_nb. Everything that changes is in settings.ini."""
+
 from configparser import ConfigParser
 from pathlib import Path
 

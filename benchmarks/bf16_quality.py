@@ -9,6 +9,7 @@ two precisions share it. Distances are taken between the training images and as 
 features of a fixed random network. The claim holds if bf16's mean differs from fp32's by less than fp32's seeds differ among
 themselves; one pair of seeds, or one run each, cannot say.
 """
+
 import argparse
 import json
 import statistics
@@ -17,29 +18,45 @@ from pathlib import Path
 
 import torch
 
-from medgan_nb.core import keep_heap
-from medgan_nb.data.sources import load
+from medgan_nb.core.device import keep_heap
+from medgan_nb.datasets.registry import load
 from medgan_nb.metrics.features import extract, random_extractor
-from medgan_nb.metrics.frechet import frechet_distance
-from medgan_nb.models.registry import recipe
-from medgan_nb.train.loop import train
+from medgan_nb.metrics.fid import frechet_distance
+from medgan_nb.training.loop import train
+from medgan_nb.training.registry import recipe
 
 
 def one_run(images, real, options, seed, precision):
     "Frechet distance after a training, and its seconds."
-    model = recipe("stylegan2_ada", 32, len(images.classes), config="auto", batch=8, channel_base=options.channel_base,
-                   channel_max=options.channel_max, latent=64, augpipe="bg_us")
+    model = recipe(
+        "stylegan2_ada",
+        32,
+        len(images.classes),
+        config="auto",
+        batch=8,
+        channel_base=options.channel_base,
+        channel_max=options.channel_max,
+        latent=64,
+        augpipe="bg_us",
+    )
     begun = time.perf_counter()
     trained = train(model, images, kimg=options.kimg, seed=seed, precision=precision, bar=False)
     taken = time.perf_counter() - begun
     samples = trained.sample(len(images), seed=seed)
-    return {"seed": seed, "precision": precision, "fd": frechet_distance(real, extract(random_extractor(), samples.clamp(-1, 1))),
-            "seconds": taken, "ada_p": trained.log[-1].get("ada_p")}
+    return {
+        "seed": seed,
+        "precision": precision,
+        "fd": frechet_distance(real, extract(random_extractor(), samples.clamp(-1, 1))),
+        "seconds": taken,
+        "ada_p": trained.log[-1].get("ada_p"),
+    }
 
 
 def main():
     "Train in both precisions from every seed; print each distance and the verdict."
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", default="simulated_ultrasound")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--kimg", type=float, default=4.0)
@@ -57,17 +74,29 @@ def main():
     for seed in range(options.seeds):
         for precision in ("fp32", "bf16"):
             rows.append(one_run(images, real, options, seed, precision))
-            print("seed {seed}  {precision}  FD {fd:.4f}  {seconds:.0f} s  ada_p {ada_p}".format(**rows[-1]), flush=True)
+            print(
+                "seed {seed}  {precision}  FD {fd:.4f}  {seconds:.0f} s  ada_p {ada_p}".format(
+                    **rows[-1]
+                ),
+                flush=True,
+            )
     found = {p: [row["fd"] for row in rows if row["precision"] == p] for p in ("fp32", "bf16")}
     gap = statistics.mean(found["bf16"]) - statistics.mean(found["fp32"])
     spread = statistics.stdev(found["fp32"])
     paired = [b - a for a, b in zip(found["fp32"], found["bf16"])]
-    print(f"mean FD fp32 {statistics.mean(found['fp32']):.4f}, bf16 {statistics.mean(found['bf16']):.4f}; bf16 - fp32 {gap:+.4f} "
-          f"(by seed: {', '.join(f'{d:+.4f}' for d in paired)}); spread of fp32 over seeds {spread:.4f}: "
-          + ("within it" if abs(gap) <= spread else "beyond it"))
+    print(
+        f"mean FD fp32 {statistics.mean(found['fp32']):.4f}, bf16 {statistics.mean(found['bf16']):.4f}; bf16 - fp32 {gap:+.4f} "
+        f"(by seed: {', '.join(f'{d:+.4f}' for d in paired)}); spread of fp32 over seeds {spread:.4f}: "
+        + ("within it" if abs(gap) <= spread else "beyond it")
+    )
     if options.json:
-        settings = {key: str(value) for key, value in vars(options).items()} | {"torch": torch.__version__, "images": len(images)}
-        options.json.write_text(json.dumps(settings | {"rows": rows, "gap": gap, "spread": spread}, indent=1) + "\n")
+        settings = {key: str(value) for key, value in vars(options).items()} | {
+            "torch": torch.__version__,
+            "images": len(images),
+        }
+        options.json.write_text(
+            json.dumps(settings | {"rows": rows, "gap": gap, "spread": spread}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ The peer's script runs unchanged, on one-channel images that lie in memory: it p
 step of ours is taken and timed. The first half of a process has the heap as the system gives it, the second keeps freed memory
 (`core.keep_heap`); each round is a fresh process. Images a second are medians over steps.
 """
+
 import argparse
 import builtins
 import json
@@ -21,11 +22,11 @@ import time
 import torch
 import torchvision.datasets
 
-from medgan_nb.core import keep_heap
-from medgan_nb.data.images import ImageSet, to_pixels
-from medgan_nb.models.registry import recipe
-from medgan_nb.train.loop import step
-from medgan_nb.train.step import start
+from medgan_nb.core.device import keep_heap
+from medgan_nb.data.dataset import ImageSet, to_pixels
+from medgan_nb.training.loop import step
+from medgan_nb.training.registry import recipe
+from medgan_nb.training.step import start
 
 BATCH, WARM = 64, 3
 
@@ -33,10 +34,18 @@ BATCH, WARM = 64, 3
 def one_process(script: str, steps: int) -> dict:
     "Median seconds a step: peer and ours in fp32 and bf16, first with the system's heap and then with a kept one."
     torch.set_num_threads(2)
-    images = torch.rand(BATCH * (2 * steps + 1), 1, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    ours = {precision: start(recipe("dcgan", 64), 0, "cpu", precision) for precision in ("fp32", "bf16")}
+    images = (
+        torch.rand(BATCH * (2 * steps + 1), 1, 64, 64, generator=torch.Generator().manual_seed(0))
+        * 2
+        - 1
+    )
+    ours = {
+        precision: start(recipe("dcgan", 64), 0, "cpu", precision) for precision in ("fp32", "bf16")
+    }
     n = len(images)
-    data = ImageSet(to_pixels(images), [0] * n, ("noise",), range(n), range(n), name="noise", simulated=True)
+    data = ImageSet(
+        to_pixels(images), [0] * n, ("noise",), range(n), range(n), name="noise", simulated=True
+    )
     times = {heap: {"peer": [], "fp32": [], "bf16": []} for heap in ("system", "kept")}
     count, since, say = [0], [time.perf_counter()], builtins.print
 
@@ -58,14 +67,32 @@ def one_process(script: str, steps: int) -> dict:
 
     torchvision.datasets.MNIST = lambda **_: torch.utils.data.TensorDataset(images, torch.zeros(n))
     with tempfile.TemporaryDirectory() as folder:
-        sys.argv = [script, "--dataset", "mnist", "--dataroot", folder, "--outf", folder, "--workers", "0", "--niter", "1",
-                    "--batchSize", str(BATCH), "--manualSeed", "0"]
+        sys.argv = [
+            script,
+            "--dataset",
+            "mnist",
+            "--dataroot",
+            folder,
+            "--outf",
+            folder,
+            "--workers",
+            "0",
+            "--niter",
+            "1",
+            "--batchSize",
+            str(BATCH),
+            "--manualSeed",
+            "0",
+        ]
         builtins.print = between
         try:
             runpy.run_path(script, run_name="__main__")
         finally:
             builtins.print = say
-    return {heap: {who: statistics.median(values[WARM:]) for who, values in found.items()} for heap, found in times.items()}
+    return {
+        heap: {who: statistics.median(values[WARM:]) for who, values in found.items()}
+        for heap, found in times.items()
+    }
 
 
 def summary(rounds: list[dict]) -> list[dict]:
@@ -76,14 +103,24 @@ def summary(rounds: list[dict]) -> list[dict]:
             seconds = [r[heap][who] for r in rounds]
             ratios = [r["system"]["peer"] / r[heap][who] for r in rounds]
             same = [r[heap]["peer"] / r[heap][who] for r in rounds]
-            rows.append({"heap": heap, "who": "peer as shipped" if who == "peer" else f"ours {who}",
-                         "images_per_s": BATCH / statistics.median(seconds), "ratio_to_shipped": statistics.median(ratios),
-                         "ratio_same_heap": statistics.median(same), "lowest": min(ratios), "highest": max(ratios)})
+            rows.append(
+                {
+                    "heap": heap,
+                    "who": "peer as shipped" if who == "peer" else f"ours {who}",
+                    "images_per_s": BATCH / statistics.median(seconds),
+                    "ratio_to_shipped": statistics.median(ratios),
+                    "ratio_same_heap": statistics.median(same),
+                    "lowest": min(ratios),
+                    "highest": max(ratios),
+                }
+            )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("script", help="main.py of PyTorch's DCGAN example")
     parser.add_argument("--steps", type=int, default=15, help="steps of each with each heap")
     parser.add_argument("--rounds", type=int, default=2, help="fresh processes")
@@ -95,15 +132,33 @@ def main() -> None:
         return
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
     words = [sys.executable, __file__, args.script, "--child", "--steps", str(args.steps)]
-    rounds = [json.loads(subprocess.run(words, capture_output=True, text=True, check=True, env=clean).stdout.splitlines()[-1])
-              for _ in range(args.rounds)]
+    rounds = [
+        json.loads(
+            subprocess.run(
+                words, capture_output=True, text=True, check=True, env=clean
+            ).stdout.splitlines()[-1]
+        )
+        for _ in range(args.rounds)
+    ]
     rows = summary(rounds)
     for row in rows:
-        print(f"{row['heap']:7} heap  {row['who']:16} {row['images_per_s']:6.0f} images/s   {row['ratio_to_shipped']:.2f}x shipped "
-              f"({row['lowest']:.2f}-{row['highest']:.2f})   {row['ratio_same_heap']:.2f}x at the same heap")
+        print(
+            f"{row['heap']:7} heap  {row['who']:16} {row['images_per_s']:6.0f} images/s   {row['ratio_to_shipped']:.2f}x shipped "
+            f"({row['lowest']:.2f}-{row['highest']:.2f})   {row['ratio_same_heap']:.2f}x at the same heap"
+        )
     if args.json:
         with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"threads": 2, "torch": torch.__version__, "steps": args.steps, "rounds": args.rounds, "rows": rows}, file, indent=1)
+            json.dump(
+                {
+                    "threads": 2,
+                    "torch": torch.__version__,
+                    "steps": args.steps,
+                    "rounds": args.rounds,
+                    "rows": rows,
+                },
+                file,
+                indent=1,
+            )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 "Switch between the heap as the system gives it and one that keeps freed memory, within one process."
+
 import ctypes
 
-from medgan_nb.core import keep_heap
+from medgan_nb.core.device import keep_heap
 
 
 def heap(kept):
@@ -10,4 +11,9 @@ def heap(kept):
         keep_heap()
     else:
         libc = ctypes.CDLL(None)
-        libc.mallopt(-4, 65536), libc.mallopt(-3, 32 << 20), libc.mallopt(-1, 64 << 20), libc.malloc_trim(0)
+        (
+            libc.mallopt(-4, 65536),
+            libc.mallopt(-3, 32 << 20),
+            libc.mallopt(-1, 64 << 20),
+            libc.malloc_trim(0),
+        )

@@ -8,6 +8,7 @@ A row is printed for each comparison: seconds of the peer and of ours (medians),
 largest over the rounds) and the largest difference between the two results, which must stay below a stated bound. Peers
 that are not installed are named and skipped: torch-fidelity (kid), prdc and the scikit-learn it needs (prdc).
 """
+
 import argparse
 import contextlib
 import copy
@@ -26,15 +27,14 @@ import numpy as np
 import torch
 from heap import heap
 
-from medgan_nb.metrics.coverage import prdc
 from medgan_nb.metrics.features import inception_network, load_inception
-from medgan_nb.metrics.frechet import frechet_distance, frechet_from_moments
-from medgan_nb.metrics.kernel import kernel_subsets
+from medgan_nb.metrics.fid import frechet_distance, frechet_from_moments
+from medgan_nb.metrics.kid import kernel_subsets
+from medgan_nb.metrics.prdc import prdc
 from medgan_nb.metrics.similarity import pair_ssim, random_pairs, ssim
 
-
 CLOCK = time.perf_counter
-KEPT = False                                                                 # whether the peer's heap keeps freed memory
+KEPT = False  # whether the peer's heap keeps freed memory
 
 
 def compare(name, peer, ours, difference, bound, rounds):
@@ -48,12 +48,24 @@ def compare(name, peer, ours, difference, bound, rounds):
             results[key] = call()
             times[key].append(CLOCK() - start)
         apart = float(difference(results["peer"], results["ours"]))
-        assert apart <= bound, f"{name}: results differ by {apart:.2g}; expected at most {bound:.2g}"
+        assert apart <= bound, (
+            f"{name}: results differ by {apart:.2g}; expected at most {bound:.2g}"
+        )
     ratios = [a / b for a, b in zip(times["peer"], times["ours"])]
-    row = {"name": name, "peer_s": statistics.median(times["peer"]), "ours_s": statistics.median(times["ours"]),
-           "ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios), "difference": apart}
-    print(f"{name:44}{row['peer_s']:10.4f}{row['ours_s']:10.4f}{row['ratio']:9.1f}   "
-          f"{row['lowest']:.1f}-{row['highest']:.1f}   {apart:.1g}", flush=True)
+    row = {
+        "name": name,
+        "peer_s": statistics.median(times["peer"]),
+        "ours_s": statistics.median(times["ours"]),
+        "ratio": statistics.median(ratios),
+        "lowest": min(ratios),
+        "highest": max(ratios),
+        "difference": apart,
+    }
+    print(
+        f"{name:44}{row['peer_s']:10.4f}{row['ours_s']:10.4f}{row['ratio']:9.1f}   "
+        f"{row['lowest']:.1f}-{row['highest']:.1f}   {apart:.1g}",
+        flush=True,
+    )
     return row
 
 
@@ -65,7 +77,9 @@ def relative(a, b):
 def simulated_features(count, seed, dim=2048):
     "Features that look like pooled activations: a decaying spectrum, cut off at zero."
     base = np.random.default_rng(7).standard_normal((dim, dim)) * np.exp(-np.arange(dim) / 200) / 8
-    return np.maximum(np.random.default_rng(seed).standard_normal((count, dim)) @ base.T + 0.4 + 0.02 * seed, 0)
+    return np.maximum(
+        np.random.default_rng(seed).standard_normal((count, dim)) @ base.T + 0.4 + 0.02 * seed, 0
+    )
 
 
 def frechet(rounds):
@@ -82,11 +96,27 @@ def frechet(rounds):
     for count in (100, 256, 1000, 4096):
         x, y = simulated_features(count, 1), simulated_features(count, 2)
         frechet_distance(x[:100], y[:100])
-        rows.append(compare(f"Frechet, d 2048, n {count} / sqrtm", lambda: by_sqrtm(*moments(x), *moments(y)),
-                            lambda: frechet_distance(x, y), relative, 1e-3 if count < 2048 else 1e-6, rounds))
+        rows.append(
+            compare(
+                f"Frechet, d 2048, n {count} / sqrtm",
+                lambda: by_sqrtm(*moments(x), *moments(y)),
+                lambda: frechet_distance(x, y),
+                relative,
+                1e-3 if count < 2048 else 1e-6,
+                rounds,
+            )
+        )
     given = *moments(x), *moments(y)
-    rows.append(compare("Frechet, d 2048, from moments / sqrtm", lambda: by_sqrtm(*given),
-                        lambda: frechet_from_moments(*given), relative, 1e-6, rounds))
+    rows.append(
+        compare(
+            "Frechet, d 2048, from moments / sqrtm",
+            lambda: by_sqrtm(*given),
+            lambda: frechet_from_moments(*given),
+            relative,
+            1e-6,
+            rounds,
+        )
+    )
     return rows
 
 
@@ -99,15 +129,39 @@ def similarity(rounds):
     a = np.clip(x, -1, 1).astype(np.float32)
     b = np.clip(0.7 * np.roll(x, 1, 0) + 0.1, -1, 1).astype(np.float32)
     options = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2)
-    one = lambda p, q: structural_similarity(p[0], q[0], **options)
-    apart = lambda p, q: np.abs(p - q).max()
+
+    def one(p, q):
+        return structural_similarity(p[0], q[0], **options)
+
+    def apart(p, q):
+        return np.abs(p - q).max()
+
     ssim(a, b)
-    rows = [compare("SSIM, 128 pairs of 256 x 256 / scikit-image", lambda: np.array([one(p, q) for p, q in zip(a, b)]),
-                    lambda: ssim(a, b), apart, 1e-6, rounds)]
+    rows = [
+        compare(
+            "SSIM, 128 pairs of 256 x 256 / scikit-image",
+            lambda: np.array([one(p, q) for p, q in zip(a, b)]),
+            lambda: ssim(a, b),
+            apart,
+            1e-6,
+            rounds,
+        )
+    ]
     chosen = random_pairs(128, 256, seed=0).T.tolist()
-    peer = lambda: np.mean([one(a[i], a[j]) for i, j in chosen])
-    return rows + [compare("SSIM, 256 pairs within a set / scikit-image", peer, lambda: pair_ssim(a, 256, seed=0),
-                           apart, 1e-6, rounds)]
+
+    def peer():
+        return np.mean([one(a[i], a[j]) for i, j in chosen])
+
+    return rows + [
+        compare(
+            "SSIM, 256 pairs within a set / scikit-image",
+            peer,
+            lambda: pair_ssim(a, 256, seed=0),
+            apart,
+            1e-6,
+            rounds,
+        )
+    ]
 
 
 def kid(rounds):
@@ -115,10 +169,21 @@ def kid(rounds):
     from torch_fidelity.metric_kid import kid_features_to_metric
 
     x, y = (torch.from_numpy(simulated_features(2000, seed)).float() for seed in (1, 2))
-    peer = lambda: kid_features_to_metric(x, y, kid_subsets=100, kid_subset_size=1000, verbose=False)
+
+    def peer():
+        return kid_features_to_metric(x, y, kid_subsets=100, kid_subset_size=1000, verbose=False)
+
     mean = "kernel_inception_distance_mean"
-    return [compare("KID, 100 x 1000 of 2000 / torch-fidelity", lambda: peer()[mean], lambda: kernel_subsets(x, y)[0],
-                    relative, 0.05, rounds)]
+    return [
+        compare(
+            "KID, 100 x 1000 of 2000 / torch-fidelity",
+            lambda: peer()[mean],
+            lambda: kernel_subsets(x, y)[0],
+            relative,
+            0.05,
+            rounds,
+        )
+    ]
 
 
 def coverage(rounds):
@@ -131,8 +196,16 @@ def coverage(rounds):
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             return compute_prdc(x, y, 5)
 
-    return [compare("PRDC, 2000 x 2000 / prdc", peer, lambda: prdc(x, y, 5),
-                    lambda p, q: max(abs(p[key] - q[key]) for key in q), 2e-3, rounds)]
+    return [
+        compare(
+            "PRDC, 2000 x 2000 / prdc",
+            peer,
+            lambda: prdc(x, y, 5),
+            lambda p, q: max(abs(p[key] - q[key]) for key in q),
+            2e-3,
+            rounds,
+        )
+    ]
 
 
 def features(rounds):
@@ -143,7 +216,8 @@ def features(rounds):
     torch.manual_seed(0)
     state = inception_network().state_dict()
     pytorch_fid.inception.load_state_dict_from_url = lambda *args, **options: (
-        state | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)})
+        state | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+    )
     peer = pytorch_fid.inception.InceptionV3([3]).eval()
     content = save(state)
     with tempfile.TemporaryDirectory() as folder:
@@ -156,35 +230,74 @@ def features(rounds):
 
     @torch.inference_mode()
     def ours(network=network, dtype=torch.float32):
-        resized = torch.nn.functional.interpolate(2 * x - 1, size=(299, 299), mode="bilinear", align_corners=False)
-        return network(resized.to(dtype).contiguous(memory_format=torch.channels_last)).float().flatten(1)
+        resized = torch.nn.functional.interpolate(
+            2 * x - 1, size=(299, 299), mode="bilinear", align_corners=False
+        )
+        return (
+            network(resized.to(dtype).contiguous(memory_format=torch.channels_last))
+            .float()
+            .flatten(1)
+        )
 
     def with_heap(kept, call):
         def run():
             heap(kept)
             return call()
+
         return run
 
     rows = []
-    for name, call, bound in (("", ours, 1e-4), (" in bf16", partial(ours, short, torch.bfloat16), 0.02)):
+    for name, call, bound in (
+        ("", ours, 1e-4),
+        (" in bf16", partial(ours, short, torch.bfloat16), 0.02),
+    ):
         sides = with_heap(KEPT, theirs), with_heap(True, call)
         sides[0](), sides[1]()
-        rows.append(compare(f"Inception, 16 images{name} / pytorch-fid", *sides, lambda p, q: (p - q).norm() / p.norm(), bound, rounds))
+        rows.append(
+            compare(
+                f"Inception, 16 images{name} / pytorch-fid",
+                *sides,
+                lambda p, q: (p - q).norm() / p.norm(),
+                bound,
+                rounds,
+            )
+        )
     return rows
 
 
-PARTS = {"frechet": (frechet, None), "ssim": (similarity, None), "inception": (features, None),
-         "kid": (kid, "torch_fidelity"), "prdc": (coverage, "prdc")}
+PARTS = {
+    "frechet": (frechet, None),
+    "ssim": (similarity, None),
+    "inception": (features, None),
+    "kid": (kid, "torch_fidelity"),
+    "prdc": (coverage, "prdc"),
+}
 
 
 def main():
     "Run the parts asked for and print or write the table."
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"which, separated by commas, of: {', '.join(PARTS)}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--parts",
+        default=",".join(PARTS),
+        help=f"which, separated by commas, of: {', '.join(PARTS)}",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often each side runs")
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch; numpy's follow OMP_NUM_THREADS")
-    parser.add_argument("--keep-heap", action="store_true", help="keep freed memory in the process, for both sides (ours always does for Inception)")
-    parser.add_argument("--cpu", action="store_true", help="count processor seconds, for one thread on a busy machine")
+    parser.add_argument(
+        "--threads", type=int, default=2, help="threads of torch; numpy's follow OMP_NUM_THREADS"
+    )
+    parser.add_argument(
+        "--keep-heap",
+        action="store_true",
+        help="keep freed memory in the process, for both sides (ours always does for Inception)",
+    )
+    parser.add_argument(
+        "--cpu",
+        action="store_true",
+        help="count processor seconds, for one thread on a busy machine",
+    )
     parser.add_argument("--json", type=Path, help="also write the rows to this file")
     options = parser.parse_args()
     global CLOCK, KEPT
@@ -202,8 +315,13 @@ def main():
             continue
         rows += measure(options.rounds)
     if options.json:
-        settings = {"torch": torch.__version__, "numpy": np.__version__, "threads": options.threads, "cpu": options.cpu,
-                    "keep_heap": options.keep_heap}
+        settings = {
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "threads": options.threads,
+            "cpu": options.cpu,
+            "keep_heap": options.keep_heap,
+        }
         options.json.write_text(json.dumps(settings | {"rows": rows}, indent=1) + "\n")
 
 

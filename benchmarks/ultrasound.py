@@ -7,6 +7,7 @@ The peer is the loop that public loaders have: scipy.signal.hilbert along depth,
 pitch of the lines, the logarithm, and again to 256 x 256. The pictures must agree to 2e-4 of [-1, 1], which is 1e-4 of
 full scale. The peak is that of the process with one frame in memory at a time, as they come from a file.
 """
+
 import argparse
 import json
 import resource
@@ -19,15 +20,17 @@ import torch
 from scipy.signal import hilbert
 from skimage.transform import resize_local_mean
 
-from medgan_nb.data.phantom_ultrasound_rf import load as load_simulated
 from medgan_nb.data.ultrasound import DEPTH_STEP, LINE_STEP, bmode, pictures, square
+from medgan_nb.simulation.ultrasound_rf import load as load_simulated
 
 SHAPE, SIZE = (1824, 510), 256
 
 
 def by_peers(rf: np.ndarray) -> np.ndarray:
     "One frame (D, L) -> (256, 256) in [-1, 1]."
-    strength = resize_local_mean(np.abs(hilbert(rf, axis=0)), (round(len(rf) * DEPTH_STEP / LINE_STEP), rf.shape[1]))
+    strength = resize_local_mean(
+        np.abs(hilbert(rf, axis=0)), (round(len(rf) * DEPTH_STEP / LINE_STEP), rf.shape[1])
+    )
     decibels = np.clip(20 * np.log10(strength / strength.max() + 1e-12), -50, 0)
     return resize_local_mean(decibels / 25 + 1, (SIZE, SIZE))
 
@@ -47,9 +50,13 @@ def frames(count: int):
 
 def main() -> None:
     "Print the rows, and write them where asked."
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--rounds", type=int, default=12)
-    options.add_argument("--cpu", action="store_true", help="processor time instead of time on the clock")
+    options.add_argument(
+        "--cpu", action="store_true", help="processor time instead of time on the clock"
+    )
     options.add_argument("--json", type=Path)
     chosen = options.parse_args()
     clock = time.process_time if chosen.cpu else time.perf_counter
@@ -76,9 +83,18 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     start = clock()
     load_simulated(SIZE, lesions=20)
-    rows = {"peer_ms": 1000 * statistics.median(times[by_peers]), "ours_ms": 1000 * statistics.median(times[by_us]),
-            "ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios), "difference": apart,
-            "set_of_200_s": whole, "peak_before_mib": before, "peak_mib": peak, "simulated_frame_ms": 1000 * (clock() - start) / 40}
+    rows = {
+        "peer_ms": 1000 * statistics.median(times[by_peers]),
+        "ours_ms": 1000 * statistics.median(times[by_us]),
+        "ratio": statistics.median(ratios),
+        "lowest": min(ratios),
+        "highest": max(ratios),
+        "difference": apart,
+        "set_of_200_s": whole,
+        "peak_before_mib": before,
+        "peak_mib": peak,
+        "simulated_frame_ms": 1000 * (clock() - start) / 40,
+    }
     for name, value in rows.items():
         print(f"{name:20}{value:12.4g}", flush=True)
     if chosen.json:

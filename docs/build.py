@@ -4,6 +4,7 @@ own folder unless another is given); a warning is an error.
 The library's pages are the notebooks of nbs/ with their stored outputs and nbdev's directives taken out; a reference read from the source (without
 importing it) stands at the end of each. The studies' pages and the front page are written from outputs/published/.
 """
+
 import shutil
 import subprocess
 import sys
@@ -23,8 +24,24 @@ def main(folder: Path = ROOT) -> int:
     library(source)
     howtos(source)
     front_page(source, studies_pages(source))
-    done = subprocess.run([sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-j", "2", "-d", str(source / "_doctrees"),
-                           str(source), str(target)])
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "sphinx",
+            "-W",
+            "--keep-going",
+            "-q",
+            "-b",
+            "html",
+            "-j",
+            "2",
+            "-d",
+            str(source / "_doctrees"),
+            str(source),
+            str(target),
+        ]
+    )
     if done.returncode == 0:
         print(f"Open {target / 'index.html'}")
     return done.returncode

@@ -2,6 +2,7 @@
 
 Widget state, papermill's bookkeeping, folders of this machine, and pictures of patients that may not be passed on (cells tagged `patients`) do not go along.
 """
+
 import json
 import re
 import sys
@@ -9,14 +10,16 @@ from base64 import b64decode, b64encode
 from io import BytesIO
 from pathlib import Path
 
+from pages import ROOT, calm
 from PIL import Image
 
-from pages import ROOT, calm
-from medgan_nb.core import atomic_write
-from medgan_nb.study.papers import STUDIES
-from medgan_nb.study.report import chosen, shown_run
+from medgan_nb.core.files import atomic_write
+from medgan_nb.report.build import chosen, shown_run
+from medgan_nb.studies.registry import STUDIES
 
-PRIVATE = re.compile(r"(?:/(?:home|root|Users|work|tmp|mnt|data|scratch)\b|(?<![A-Za-z])[A-Za-z]:\\)[^\s\"'\\,;)]*")
+PRIVATE = re.compile(
+    r"(?:/(?:home|root|Users|work|tmp|mnt|data|scratch)\b|(?<![A-Za-z])[A-Za-z]:\\)[^\s\"'\\,;)]*"
+)
 
 
 def light(output: dict) -> dict:
@@ -25,7 +28,9 @@ def light(output: dict) -> dict:
     if "image/png" not in data:
         return output
     small = BytesIO()
-    Image.open(BytesIO(b64decode(data["image/png"]))).convert("RGB").quantize(256).save(small, "PNG", optimize=True)
+    Image.open(BytesIO(b64decode(data["image/png"]))).convert("RGB").quantize(256).save(
+        small, "PNG", optimize=True
+    )
     return {**output, "data": data | {"image/png": b64encode(small.getvalue()).decode()}}
 
 
@@ -36,12 +41,29 @@ def keep(name: str, outputs: Path) -> Path:
     book = json.loads((outputs / name / run.id / "executed.ipynb").read_text(encoding="utf-8"))
     cells = []
     for cell in book["cells"]:
-        text = re.sub(r'^(data_dir|outputs) = .*$', r'\1 = ""', "".join(cell["source"]), flags=re.MULTILINE)
-        cells.append({**cell, "source": text, "metadata": {"tags": cell["metadata"].get("tags", [])}})
+        text = re.sub(
+            r"^(data_dir|outputs) = .*$", r'\1 = ""', "".join(cell["source"]), flags=re.MULTILINE
+        )
+        cells.append(
+            {**cell, "source": text, "metadata": {"tags": cell["metadata"].get("tags", [])}}
+        )
         if cell["cell_type"] == "code":
-            hidden = "patients" in cells[-1]["metadata"]["tags"] and not run.config["data"]["simulated"]
-            cells[-1]["outputs"] = [] if hidden else [light(calm(o)) for o in cell["outputs"] if o.get("name") != "stderr"]
-    book = {"cells": cells, "metadata": {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}, "nbformat": 4, "nbformat_minor": 5}
+            hidden = (
+                "patients" in cells[-1]["metadata"]["tags"] and not run.config["data"]["simulated"]
+            )
+            cells[-1]["outputs"] = (
+                []
+                if hidden
+                else [light(calm(o)) for o in cell["outputs"] if o.get("name") != "stderr"]
+            )
+    book = {
+        "cells": cells,
+        "metadata": {
+            "kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}
+        },
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
     text = json.dumps(book, indent=1, ensure_ascii=False) + "\n"
     left = PRIVATE.findall(re.sub(r'"image/png": "[^"]*"', "", text))
     if left:

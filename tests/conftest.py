@@ -1,4 +1,5 @@
 """What the tests share: one thread a test process, and the folder of real images where there is one."""
+
 import os
 import subprocess
 import sys
@@ -16,7 +17,11 @@ FIRST = ("test_study", "test_resume", "test_notebooks")
 
 def pytest_collection_modifyitems(items):
     "Long tests first, so that the workers end together; tests that share a costly run stay on one worker."
-    items.sort(key=lambda item: FIRST.index(item.module.__name__) if item.module.__name__ in FIRST else len(FIRST))
+    items.sort(
+        key=lambda item: (
+            FIRST.index(item.module.__name__) if item.module.__name__ in FIRST else len(FIRST)
+        )
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -39,7 +44,15 @@ def smoke_run(tmp_path_factory) -> Path:
     if os.environ.get("MEDGAN_SMOKE_RUN"):
         return Path(os.environ["MEDGAN_SMOKE_RUN"])
     outputs = tmp_path_factory.mktemp("smoke")
-    words = [str(Path(sys.executable).parent / "medgan-nb"), "reproduce", "p4", "--preset", "smoke", "--outputs", str(outputs)]
+    words = [
+        str(Path(sys.executable).parent / "medgan-nb"),
+        "reproduce",
+        "p4",
+        "--preset",
+        "smoke",
+        "--outputs",
+        str(outputs),
+    ]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return next(outputs.glob("p4/n*"))

@@ -1,4 +1,5 @@
 """The breast ultrasound set as users have it: faults in one line or a counted note, splits, and the real copy."""
+
 import os
 import shutil
 from pathlib import Path
@@ -7,16 +8,24 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medgan_nb.core import DataError
-from medgan_nb.data import busi, sources
+from medgan_nb.core.errors import DataError
 from medgan_nb.data.duplicates import merge_groups, similar_pairs, thumbnail
-from medgan_nb.data.files import read_all, read_image, write_png
-from medgan_nb.data.split import IMAGE_SPLIT, audit, by_group, train_test
+from medgan_nb.data.formats.images import read_all, read_image, write_png
+from medgan_nb.data.splits import IMAGE_SPLIT, audit, by_group, train_test
+from medgan_nb.datasets import busi
+from medgan_nb.datasets import registry as sources
 
 REAL = Path(os.environ.get("MEDGAN_DATA") or "/nowhere")
-needs_real = pytest.mark.skipif(not busi.belongs(REAL), reason="MEDGAN_DATA holds no Dataset_BUSI_with_GT")
-NUMBERS = {"train 500": (280, 135, 85), "train 250": (140, 68, 42), "train 100": (56, 27, 17), "train 50": (28, 14, 8),
-           "test": (157, 75, 48)}
+needs_real = pytest.mark.skipif(
+    not busi.belongs(REAL), reason="MEDGAN_DATA holds no Dataset_BUSI_with_GT"
+)
+NUMBERS = {
+    "train 500": (280, 135, 85),
+    "train 250": (140, 68, 42),
+    "train 100": (56, 27, 17),
+    "train 50": (28, 14, 8),
+    "test": (157, 75, 48),
+}
 SPOT = np.zeros((32, 48), np.uint8)
 SPOT[8:20, 16:30] = 255
 HTML = b"<!DOCTYPE html><title>404</title>"
@@ -41,28 +50,62 @@ def refused(copy, *words) -> None:
     message = str(error.value)
     assert "\n" not in message and len(message) < len(str(copy)) + 300
     assert all(word in message for word in words), message
-    assert any(finding.fault and words[0] in finding.what for finding in sources.check_source(
-        sources.SOURCES["busi"], copy.parent))
+    assert any(
+        finding.fault and words[0] in finding.what
+        for finding in sources.check_source(sources.SOURCES["busi"], copy.parent)
+    )
 
 
 # --- what a copy may and may not be -----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("path, data, words", [
-    ("benign/benign (1)_mask.png", None, ("has no mask", "benign (1).png")),
-    ("malignant/malignant (2)_mask.png", SPOT * 0, ("marks nothing", "malignant (2)_mask.png")),
-    ("benign/benign (3)_mask.png", SPOT[:16, :24], ("24 x 16 pixels, its image has 48 x 32", "benign (3)_mask.png")),
-    ("benign/benign (3)_mask_1.png", SPOT.T, ("32 x 48 pixels, its image has 48 x 32", "benign (3)_mask_1.png")),
-    ("normal/normal (1)_mask.png", SPOT, ("marks 168 pixels of a normal image", "normal (1)_mask.png")),
-    ("malignant/malignant (4).png", None, ("a mask without its image", "malignant (4).png")),
-    ("malignant/benign (9).png", SPOT, ("expected a name like malignant (1).png", "benign (9).png")),
-    ("benign/benign (1)-copy.png", SPOT, ("expected a name like benign (1).png", "benign (1)-copy.png")),
-    ("benign/Benign (7).png", SPOT, ("expected a name like benign (1).png", "Benign (7).png")),
-    ("benign/benign (1)_mask_b.png", SPOT, ("expected a name like benign (1).png", "benign (1)_mask_b.png")),
-    ("benign/scan.jpeg", HTML, ("expected a name like benign (1).png", "scan.jpeg")),
-    ("benign/benign (2).png", HTML, ("is a web page", "benign (2).png")),
-    ("benign/benign (2)_mask.png", HTML, ("is a web page", "benign (2)_mask.png")),
-    ("normal/normal (5).png", SPOT.astype(np.uint16) * 200, ("uint16 pixels; expected 8 bits", "normal (5).png")),
-])
+
+@pytest.mark.parametrize(
+    "path, data, words",
+    [
+        ("benign/benign (1)_mask.png", None, ("has no mask", "benign (1).png")),
+        ("malignant/malignant (2)_mask.png", SPOT * 0, ("marks nothing", "malignant (2)_mask.png")),
+        (
+            "benign/benign (3)_mask.png",
+            SPOT[:16, :24],
+            ("24 x 16 pixels, its image has 48 x 32", "benign (3)_mask.png"),
+        ),
+        (
+            "benign/benign (3)_mask_1.png",
+            SPOT.T,
+            ("32 x 48 pixels, its image has 48 x 32", "benign (3)_mask_1.png"),
+        ),
+        (
+            "normal/normal (1)_mask.png",
+            SPOT,
+            ("marks 168 pixels of a normal image", "normal (1)_mask.png"),
+        ),
+        ("malignant/malignant (4).png", None, ("a mask without its image", "malignant (4).png")),
+        (
+            "malignant/benign (9).png",
+            SPOT,
+            ("expected a name like malignant (1).png", "benign (9).png"),
+        ),
+        (
+            "benign/benign (1)-copy.png",
+            SPOT,
+            ("expected a name like benign (1).png", "benign (1)-copy.png"),
+        ),
+        ("benign/Benign (7).png", SPOT, ("expected a name like benign (1).png", "Benign (7).png")),
+        (
+            "benign/benign (1)_mask_b.png",
+            SPOT,
+            ("expected a name like benign (1).png", "benign (1)_mask_b.png"),
+        ),
+        ("benign/scan.jpeg", HTML, ("expected a name like benign (1).png", "scan.jpeg")),
+        ("benign/benign (2).png", HTML, ("is a web page", "benign (2).png")),
+        ("benign/benign (2)_mask.png", HTML, ("is a web page", "benign (2)_mask.png")),
+        (
+            "normal/normal (5).png",
+            SPOT.astype(np.uint16) * 200,
+            ("uint16 pixels; expected 8 bits", "normal (5).png"),
+        ),
+    ],
+)
 def test_fault_in_a_file(copy, path, data, words):
     (copy / path).unlink(missing_ok=True)
     if isinstance(data, bytes):
@@ -78,12 +121,27 @@ def test_transparent_mask_is_refused(copy):
     refused(copy, "transparent pixels", "benign (1)_mask.png")
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda root: shutil.rmtree(root / "normal"), ("class folders are benign, malignant; expected",)),
-    (lambda root: (root / "cyst").mkdir(), ("class folders are benign, cyst, malignant, normal",)),
-    (lambda root: [path.unlink() for path in (root / "normal").iterdir()], ("no images in it", "normal")),
-    (lambda root: root.rename(root.parent / "BUSI"), ("no Dataset_BUSI_with_GT in it (found BUSI)",)),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (
+            lambda root: shutil.rmtree(root / "normal"),
+            ("class folders are benign, malignant; expected",),
+        ),
+        (
+            lambda root: (root / "cyst").mkdir(),
+            ("class folders are benign, cyst, malignant, normal",),
+        ),
+        (
+            lambda root: [path.unlink() for path in (root / "normal").iterdir()],
+            ("no images in it", "normal"),
+        ),
+        (
+            lambda root: root.rename(root.parent / "BUSI"),
+            ("no Dataset_BUSI_with_GT in it (found BUSI)",),
+        ),
+    ],
+)
 def test_fault_in_a_folder(copy, change, words):
     change(copy)
     refused(copy, *words)
@@ -99,8 +157,10 @@ def test_counted_notes(copy):
     images = busi.load(copy, size=16)
     assert images.notes[:4] == (
         "6 benign, 7 malignant, 6 normal; published are 437 benign, 210 malignant, 133 normal",
-        "2 other files or folders are passed over (readme.txt, ...)", busi.NO_PATIENTS,
-        "one picture in two classes: benign (2) = malignant (7)")
+        "2 other files or folders are passed over (readme.txt, ...)",
+        busi.NO_PATIENTS,
+        "one picture in two classes: benign (2) = malignant (7)",
+    )
     assert not images.masks[images.labels == 2].any()
     assert images.groups[list(images.ids).index("malignant (7)")] == "benign (2)"
     faults = [finding.what for finding in sources.check(copy.parent) if finding.fault]
@@ -113,7 +173,9 @@ def test_lesion_cropped_away_is_noted(copy):
     corner[:4, :4] = 255
     write_png(copy / "benign/benign (4)_mask.png", corner)
     cropped, whole = busi.load(copy, size=16), busi.load(copy, size=16, fit="stretch")
-    assert any(note.startswith("1 lesions lie outside the square of fit=crop") for note in cropped.notes)
+    assert any(
+        note.startswith("1 lesions lie outside the square of fit=crop") for note in cropped.notes
+    )
     assert not any("lesions lie outside" in note for note in whole.notes)
 
 
@@ -129,7 +191,9 @@ def test_masks_of_every_mode_are_united(copy, mode):
 
 def test_images_go_by_number_and_name(copy):
     for ending in ("", "_mask"):
-        shutil.copy(copy / f"benign/benign (6){ending}.png", copy / f"benign/benign (10){ending}.png")
+        shutil.copy(
+            copy / f"benign/benign (6){ending}.png", copy / f"benign/benign (10){ending}.png"
+        )
     images = busi.load(copy, size=16)
     assert list(images.ids[:7]) == [f"benign ({k})" for k in (1, 2, 3, 4, 5, 6, 10)]
 
@@ -145,13 +209,20 @@ def test_groups_do_not_depend_on_size_or_fit(copy):
     marked[16, ::4] = 255
     write_png(copy / "benign/benign (8).png", marked)
     write_png(copy / "benign/benign (8)_mask.png", SPOT)
-    sets = [busi.load(copy, size, fit, equalize) for size, fit, equalize in
-            ((16, "crop", "none"), (64, "pad", "none"), (32, "stretch", "hist"))]
+    sets = [
+        busi.load(copy, size, fit, equalize)
+        for size, fit, equalize in (
+            (16, "crop", "none"),
+            (64, "pad", "none"),
+            (32, "stretch", "hist"),
+        )
+    ]
     assert len(set(sets[0].groups)) == 18
     assert all(list(images.groups) == list(sets[0].groups) for images in sets)
 
 
 # --- the real copy ----------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def real():
@@ -160,7 +231,9 @@ def real():
 
 @needs_real
 def test_real_copy_has_no_fault(real):
-    assert [finding for finding in sources.check_source(sources.SOURCES["busi"], REAL) if finding.fault] == []
+    assert [
+        finding for finding in sources.check_source(sources.SOURCES["busi"], REAL) if finding.fault
+    ] == []
     assert real.counts() == busi.PUBLISHED
     assert "one picture in two classes: benign (433) = malignant (145) (as published)" in real.notes
 
@@ -168,7 +241,9 @@ def test_real_copy_has_no_fault(real):
 @needs_real
 def test_real_near_copies_are_about_as_many_as_published(real):
     found = sources.audit("busi", REAL)
-    assert abs(sum(map(len, found.near_copies)) - 330) <= 5 and abs(len(found.near_copies) - 149) <= 6
+    assert (
+        abs(sum(map(len, found.near_copies)) - 330) <= 5 and abs(len(found.near_copies) - 149) <= 6
+    )
     assert found.near_across == 8 and ("benign (433)", "malignant (145)") in found.near_copies
 
 
@@ -177,10 +252,14 @@ def test_real_near_copies_are_about_as_many_as_published(real):
 def test_real_splits_have_the_published_shares(real, split):
     for seed in range(5):
         parts = {n: train_test(real, busi.TEST, n, seed, split) for n in (500, 250, 100, 50)}
-        found = {f"train {n}": pair["train"] for n, pair in parts.items()} | {"test": parts[500]["test"]}
+        found = {f"train {n}": pair["train"] for n, pair in parts.items()} | {
+            "test": parts[500]["test"]
+        }
         assert {name: tuple(part.counts().values()) for name, part in found.items()} == NUMBERS
         assert len({pair["test"].fingerprint for pair in parts.values()}) == 1
-        assert set(found["train 50"].ids) < set(found["train 100"].ids) < set(found["train 250"].ids)
+        assert (
+            set(found["train 50"].ids) < set(found["train 100"].ids) < set(found["train 250"].ids)
+        )
         again = train_test(real, busi.TEST, 100, seed, split)
         assert again["train"].fingerprint == found["train 100"].fingerprint
         leaks = [leak for leak in audit(**parts[500])]
@@ -189,7 +268,9 @@ def test_real_splits_have_the_published_shares(real, split):
 
 @needs_real
 def test_real_groups_at_other_thresholds(real):
-    thumbs = np.stack(read_all([case.path for case in busi.cases(REAL)], lambda path: thumbnail(read_image(path))))
+    thumbs = np.stack(
+        read_all([case.path for case in busi.cases(REAL)], lambda path: thumbnail(read_image(path)))
+    )
     pairs = similar_pairs(thumbs)
     strict, loose = pairs.groups(6, 0.9), pairs.groups(16, 0.25)
     assert 50 <= sum(map(len, strict)) <= 75 and sum(map(len, loose)) > 345

@@ -1,24 +1,49 @@
 """Training on a CUDA device: runs where there is one, skipped by name elsewhere."""
+
 from functools import partial
 
 import pytest
 import torch
 
-from medgan_nb.data.images import ImageSet
-from medgan_nb.losses import d_nonsaturating, g_nonsaturating
+from medgan_nb.data.dataset import ImageSet
 from medgan_nb.models.dcgan import Discriminator, Generator
-from medgan_nb.train.loop import train
-from medgan_nb.train.recipe import Recipe
+from medgan_nb.training.loop import train
+from medgan_nb.training.losses import d_nonsaturating, g_nonsaturating
+from medgan_nb.training.recipe import Recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_train_and_read_back(tmp_path, precision):
-    pixels = torch.randint(0, 256, (64, 1, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    images = ImageSet(pixels, [k % 2 for k in range(64)], ("a", "b"), range(64), range(64), name="noise", simulated=True)
-    recipe = Recipe("cgan", partial(Generator, 32, n_classes=2, base=64), partial(Discriminator, 32, n_classes=2, base=64), d_nonsaturating,
-                    g_nonsaturating, n_classes=2, batch=16, ema_kimg=0.1)
-    trained = train(recipe, images, kimg=0.5, folder=tmp_path, device="cuda", precision=precision, bar=False)
-    again = train(recipe, images, kimg=0.5, folder=tmp_path, device="cuda", precision=precision, bar=False)
-    assert torch.isfinite(trained.sample(8)).all() and torch.equal(trained.sample(8), again.sample(8))
+    pixels = torch.randint(
+        0, 256, (64, 1, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    images = ImageSet(
+        pixels,
+        [k % 2 for k in range(64)],
+        ("a", "b"),
+        range(64),
+        range(64),
+        name="noise",
+        simulated=True,
+    )
+    recipe = Recipe(
+        "cgan",
+        partial(Generator, 32, n_classes=2, base=64),
+        partial(Discriminator, 32, n_classes=2, base=64),
+        d_nonsaturating,
+        g_nonsaturating,
+        n_classes=2,
+        batch=16,
+        ema_kimg=0.1,
+    )
+    trained = train(
+        recipe, images, kimg=0.5, folder=tmp_path, device="cuda", precision=precision, bar=False
+    )
+    again = train(
+        recipe, images, kimg=0.5, folder=tmp_path, device="cuda", precision=precision, bar=False
+    )
+    assert torch.isfinite(trained.sample(8)).all() and torch.equal(
+        trained.sample(8), again.sample(8)
+    )

@@ -1,4 +1,5 @@
 "The classification trial as a whole: determinism, pairing, exact steps, counts of every arm, no test image in any of them."
+
 import math
 import os
 from dataclasses import replace
@@ -9,14 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medgan_nb.core import ConfigError, DataError, TrainingError, seed_all
-from medgan_nb.data.images import ImageSet, join
-from medgan_nb.data.split import IMAGE_SPLIT, pixel_keys
-from medgan_nb.downstream import classify, stats
-from medgan_nb.downstream.classify import Plan, arms, class_weights, fit, predict, trial
-from medgan_nb.downstream.scores import scores
-from medgan_nb.downstream.training import batches
-from medgan_nb.models.readers import SmallCNN
+from medgan_nb.core.errors import ConfigError, DataError, TrainingError
+from medgan_nb.core.random import seed_all
+from medgan_nb.data.dataset import ImageSet, join
+from medgan_nb.data.splits import IMAGE_SPLIT, pixel_keys
+from medgan_nb.evaluation import classification as classify
+from medgan_nb.evaluation import statistics as stats
+from medgan_nb.evaluation.classification import Plan, arms, class_weights, fit, predict, trial
+from medgan_nb.evaluation.scores import scores
+from medgan_nb.evaluation.training import batches
+from medgan_nb.models.classifiers import SmallCNN
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 NAMES = ["A", "A_weights", "A_oversample", "A_classic", "A_noise", "A_steps", "B", "B_steps"]
@@ -40,7 +43,11 @@ def squares(n_normal: int, n_pneumonia: int, seed: int, name: str) -> ImageSet:
     return ImageSet(torch.from_numpy(pixels.astype(np.uint8)), labels, CLASSES, ids, ids, name=name)
 
 
-TRAIN, TEST, SYNTHETIC = squares(30, 70, 0, "train"), squares(20, 30, 1, "test"), squares(45, 0, 2, "synthetic")
+TRAIN, TEST, SYNTHETIC = (
+    squares(30, 70, 0, "train"),
+    squares(20, 30, 1, "test"),
+    squares(45, 0, 2, "synthetic"),
+)
 
 
 def reader() -> SmallCNN:
@@ -130,13 +137,29 @@ def test_steps_are_matched_exactly(optimiser_steps):
 
 
 def test_steps_of_the_study():
-    train = ImageSet(torch.zeros(5216, 1, 1, 1, dtype=torch.uint8), np.repeat([0, 1], (1341, 3875)), CLASSES,
-                     np.arange(5216), np.arange(5216))
-    synthetic = ImageSet(torch.zeros(2000, 1, 1, 1, dtype=torch.uint8), np.zeros(2000), CLASSES,
-                         np.arange(2000), [f"s{k}" for k in range(2000)])
-    steps = {arm.name: arm.plan.steps_for(len(arm.images)) for arm in arms(train, synthetic, Plan(), seed=0)}
+    train = ImageSet(
+        torch.zeros(5216, 1, 1, 1, dtype=torch.uint8),
+        np.repeat([0, 1], (1341, 3875)),
+        CLASSES,
+        np.arange(5216),
+        np.arange(5216),
+    )
+    synthetic = ImageSet(
+        torch.zeros(2000, 1, 1, 1, dtype=torch.uint8),
+        np.zeros(2000),
+        CLASSES,
+        np.arange(2000),
+        [f"s{k}" for k in range(2000)],
+    )
+    steps = {
+        arm.name: arm.plan.steps_for(len(arm.images))
+        for arm in arms(train, synthetic, Plan(), seed=0)
+    }
     assert (steps["A"], steps["B"], steps["A_steps"], steps["B_steps"]) == (815, 1130, 1130, 815)
-    assert arms(train, synthetic, Plan(), seed=0)[6].images.counts() == {"NORMAL": 3341, "PNEUMONIA": 3875}
+    assert arms(train, synthetic, Plan(), seed=0)[6].images.counts() == {
+        "NORMAL": 3341,
+        "PNEUMONIA": 3875,
+    }
 
 
 @given(n=st.integers(1, 90), batch=st.integers(1, 40), steps=st.integers(1, 30))
@@ -145,7 +168,7 @@ def test_batches_cover_every_epoch_once(n, batch, steps):
     rows = list(batches(n, batch, steps, seed=0))
     assert len(rows) == steps
     drawn = torch.cat(rows)
-    for epoch in drawn[:len(drawn) // n * n].view(-1, n):
+    for epoch in drawn[: len(drawn) // n * n].view(-1, n):
         assert sorted(epoch.tolist()) == list(range(n))
 
 
@@ -160,7 +183,9 @@ def test_arms_hold_what_they_say():
         assert arm.plan.class_weight == ("balanced" if arm.name == "A_weights" else None)
     keys = {arm.name: pixel_keys(arm.images)[100:] for arm in found}
     normals = pixel_keys(TRAIN.of_class("NORMAL"))
-    assert set(keys["A_oversample"]) <= set(normals) and list(keys["B"]) == list(pixel_keys(SYNTHETIC))
+    assert set(keys["A_oversample"]) <= set(normals) and list(keys["B"]) == list(
+        pixel_keys(SYNTHETIC)
+    )
     for name in ("A_classic", "A_noise"):
         assert len(set(keys[name])) == 45 and not set(keys[name]) & set(normals)
 
@@ -173,22 +198,33 @@ def test_copies_stay_in_their_patient():
 def test_no_test_image_in_any_arm():
     for arm in arms(TRAIN, SYNTHETIC, Plan(), seed=0):
         assert not set(pixel_keys(TEST)) & set(pixel_keys(arm.images))
-        assert not set(TEST.ids) & set(arm.images.ids) and not set(TEST.groups) & set(arm.images.groups)
+        assert not set(TEST.ids) & set(arm.images.ids) and not set(TEST.groups) & set(
+            arm.images.groups
+        )
 
 
 def test_a_test_image_in_an_arm_is_refused_unless_the_split_was_made_by_image():
     stolen = replace(TEST.of_class("NORMAL"), ids=[f"copy-{k}" for k in range(20)], name="stolen")
     arm = arms(TRAIN, stolen, Plan(steps=1), seed=0)[6]
-    with pytest.raises(DataError, match="20 test images are among its training images, for example test-0"):
+    with pytest.raises(
+        DataError, match="20 test images are among its training images, for example test-0"
+    ):
         trial(arm, TEST, 0, reader)
     trial(arm, replace(TEST, notes=(IMAGE_SPLIT,)), 0, reader)
 
 
 def test_class_weights_move_the_call_towards_the_rare_class():
-    few = join([TRAIN.of_class("NORMAL").take(np.arange(8)), TRAIN.of_class("PNEUMONIA")], "few normals")
-    assert class_weights(few, Plan(class_weight="balanced")).tolist() == pytest.approx([78 / 16, 78 / 140])
+    few = join(
+        [TRAIN.of_class("NORMAL").take(np.arange(8)), TRAIN.of_class("PNEUMONIA")], "few normals"
+    )
+    assert class_weights(few, Plan(class_weight="balanced")).tolist() == pytest.approx(
+        [78 / 16, 78 / 140]
+    )
     assert class_weights(few, Plan()).tolist() == [1, 1]
-    mean = lambda weight: predict(trained(Plan(epochs=2, class_weight=weight), images=few)[0], TEST).mean()
+
+    def mean(weight):
+        return predict(trained(Plan(epochs=2, class_weight=weight), images=few)[0], TEST).mean()
+
     assert mean("balanced") < mean(None)
 
 
@@ -206,7 +242,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(bad, optimiser_steps
     with pytest.raises(TrainingError, match="at step 3 of 20; the weights are those of step 2"):
         fit(net, squares(40, 60, 0, "train").take(np.arange(100)), Plan(), 0)
     assert optimiser_steps[0] == 2
-    assert torch.equal(weights_of(net), weights_of(trained(Plan(steps=2), images=squares(40, 60, 0, "train"))[0]))
+    assert torch.equal(
+        weights_of(net), weights_of(trained(Plan(steps=2), images=squares(40, 60, 0, "train"))[0])
+    )
 
 
 def test_more_classes():
@@ -223,11 +261,24 @@ def test_predict_keeps_order_and_mode():
     net = reader().train()
     logits = predict(net, TEST)
     assert net.training and logits.shape == (50,)
-    np.testing.assert_allclose(predict(net, TEST.take(np.arange(50)[::-1])), logits[::-1], atol=1e-6)
+    np.testing.assert_allclose(
+        predict(net, TEST.take(np.arange(50)[::-1])), logits[::-1], atol=1e-6
+    )
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"epochs": 2.5}, {"batch": -1}, {"steps": 0}, {"lr": 0.0}, {"lr": math.nan},
-                                   {"class_weight": "auto"}, {"precision": "fp16"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": 0},
+        {"epochs": 2.5},
+        {"batch": -1},
+        {"steps": 0},
+        {"lr": 0.0},
+        {"lr": math.nan},
+        {"class_weight": "auto"},
+        {"precision": "fp16"},
+    ],
+)
 def test_plans_that_make_no_sense_are_refused(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Plan(**wrong)
@@ -262,9 +313,17 @@ def test_intervals_cover_what_they_promise():
     assert held >= 180
 
 
-@pytest.mark.skipif("MEDGAN_DATA" not in os.environ, reason="MEDGAN_DATA names no folder of real data")
+@pytest.mark.skipif(
+    "MEDGAN_DATA" not in os.environ, reason="MEDGAN_DATA names no folder of real data"
+)
 def test_one_epoch_on_real_films():
-    from medgan_nb.data import chest_xray
+    from medgan_nb.datasets import chest_xray
+
     films = chest_xray.load(os.environ["MEDGAN_DATA"], 32)
-    outcome = trial(classify.Arm("A", "", films.of_part("train"), Plan(epochs=1)), films.of_part("test"), 0, lambda: SmallCNN(32))
+    outcome = trial(
+        classify.Arm("A", "", films.of_part("train"), Plan(epochs=1)),
+        films.of_part("test"),
+        0,
+        lambda: SmallCNN(32),
+    )
     assert outcome.steps == 163 and outcome.scores["auc"] > 0.8

@@ -1,4 +1,5 @@
 """What is generated matches what it is generated from: export and clean change nothing."""
+
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,9 @@ def copy(tmp_path_factory):
     for name in KEPT:
         source = ROOT / name
         ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-        shutil.copytree(source, target / name, ignore=ignore) if source.is_dir() else shutil.copy(source, target)
+        shutil.copytree(source, target / name, ignore=ignore) if source.is_dir() else shutil.copy(
+            source, target
+        )
     return target
 
 
@@ -27,7 +30,11 @@ def run(code: str, folder: Path) -> None:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and "__pycache__" not in p.parts}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and "__pycache__" not in p.parts
+    }
 
 
 def test_export_leaves_no_diff(copy):
@@ -52,12 +59,21 @@ def test_clean_leaves_no_diff(copy, folder):
 def test_every_package_is_in_the_wheel():
     from setuptools import find_packages
 
-    folders = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in (ROOT / "medgan_nb").rglob("*.py")}
+    folders = {
+        p.parent.relative_to(ROOT).as_posix().replace("/", ".")
+        for p in (ROOT / "medgan_nb").rglob("*.py")
+    }
     assert folders == set(find_packages(str(ROOT), include=["medgan_nb", "medgan_nb.*"]))
 
 
 def test_nothing_is_tracked_that_is_large_or_private():
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
+    tracked = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split("\0")
     paths = [ROOT / name for name in tracked if name and (ROOT / name).is_file()]
     assert [p.name for p in paths if p.stat().st_size > 1_000_000] == []
-    assert [p.name for p in paths if p.suffix in (".safetensors", ".pth", ".pt", ".pkl", ".npz", ".mat", ".dcm")] == []
+    assert [
+        p.name
+        for p in paths
+        if p.suffix in (".safetensors", ".pth", ".pt", ".pkl", ".npz", ".mat", ".dcm")
+    ] == []

@@ -1,4 +1,5 @@
 """Image files and folders that are not what they should be: each is read by the stated rule or refused by name."""
+
 import io
 import os
 import struct
@@ -10,10 +11,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from medgan_nb.core import ConfigError, DataError, MedganError
-from medgan_nb.data import chest_xray, folder, sources
-from medgan_nb.data.files import MAX_PIXELS, list_images, read_all, read_image, read_mask, write_png
-from medgan_nb.data.prepare import prepare, square
+from medgan_nb.core.errors import ConfigError, DataError, MedganError
+from medgan_nb.data.formats.images import (
+    MAX_PIXELS,
+    list_images,
+    read_all,
+    read_image,
+    read_mask,
+    write_png,
+)
+from medgan_nb.data.transforms import prepare, square
+from medgan_nb.datasets import chest_xray, folder
+from medgan_nb.datasets import registry as sources
 
 FILM = (np.add.outer(np.arange(40), np.arange(48)) * 255 // 86).astype(np.uint8)
 
@@ -40,11 +49,13 @@ def refused(path, *words) -> str:
 @pytest.fixture
 def put(tmp_path):
     "Write bytes under a name in a fresh folder and return the path."
+
     def write(data: bytes, name: str = "film.png"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return path
+
     return write
 
 
@@ -54,7 +65,10 @@ def chest(tmp_path):
     draw = np.random.default_rng(0)
     for part in ("train", "val", "test"):
         for k in range(3):
-            for name in (f"NORMAL/IM-{len(part)}{k:03d}-0001", f"PNEUMONIA/person{k}{len(part)}_virus_1"):
+            for name in (
+                f"NORMAL/IM-{len(part)}{k:03d}-0001",
+                f"PNEUMONIA/person{k}{len(part)}_virus_1",
+            ):
                 pixels = draw.integers(0, 256, (20, 24), dtype=np.uint8)
                 write_png(tmp_path / "chest_xray" / part / f"{name}.png", pixels)
     return tmp_path / "chest_xray"
@@ -62,11 +76,12 @@ def chest(tmp_path):
 
 # --- damaged files ---------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP", "TIFF", "PPM"])
 def test_truncated(put, format, share):
     data = encoded(FILM, format)
-    refused(put(data[:int(len(data) * share)]))
+    refused(put(data[: int(len(data) * share)]))
 
 
 def test_truncated_stays_refused_when_a_library_turns_tolerance_on(put, monkeypatch):
@@ -76,7 +91,9 @@ def test_truncated_stays_refused_when_a_library_turns_tolerance_on(put, monkeypa
         read_image(path)
 
 
-@pytest.mark.parametrize("text", ["<!DOCTYPE html><html>", "\n <HTML><body>", "\ufeff<html>", "<?xml version='1.0'?>"])
+@pytest.mark.parametrize(
+    "text", ["<!DOCTYPE html><html>", "\n <HTML><body>", "\ufeff<html>", "<?xml version='1.0'?>"]
+)
 def test_web_page_saved_as_jpeg(put, text):
     refused(put(text.encode(), "film.jpeg"), "is a web page")
 
@@ -98,13 +115,16 @@ def test_wrong_ending_is_no_fault(put):
 
 # --- what a file may hold ---------------------------------------------------------------------------------------------
 
+
 def test_eight_and_sixteen_bits(put):
     assert np.array_equal(read_image(put(encoded(FILM))), FILM)
     deep = FILM.astype(np.uint16) * 257 ^ 5
     for format in ("PNG", "TIFF", "PPM"):
         found = read_image(put(encoded(deep, format)))
         assert found.dtype == np.uint16 and np.array_equal(found, deep)
-    assert np.array_equal(read_image(put(encoded(FILM.astype(np.int32) * 200, "TIFF"))), FILM.astype(np.uint16) * 200)
+    assert np.array_equal(
+        read_image(put(encoded(FILM.astype(np.int32) * 200, "TIFF"))), FILM.astype(np.uint16) * 200
+    )
 
 
 def test_integers_that_do_not_fit_and_floats(put):
@@ -118,7 +138,9 @@ def test_one_bit_and_palette(put):
     grey_palette = Image.fromarray(FILM).convert("P")
     assert np.array_equal(read_image(put(encoded(grey_palette))), FILM)
     colours = Image.fromarray(np.stack([FILM, FILM // 2, FILM // 4], -1)).quantize(16)
-    assert np.array_equal(read_image(put(encoded(colours))), np.asarray(colours.convert("RGB").convert("L")))
+    assert np.array_equal(
+        read_image(put(encoded(colours))), np.asarray(colours.convert("RGB").convert("L"))
+    )
 
 
 def test_grey_in_rgb_is_that_grey(put):
@@ -131,12 +153,16 @@ def test_alpha(put):
     pair = Image.merge("LA", [Image.fromarray(a) for a in (FILM, opaque)])
     assert np.array_equal(read_image(put(encoded(pair))), FILM)
     refused(put(encoded(np.stack([FILM] * 3 + [glass], -1))), "transparent")
-    refused(put(encoded(Image.merge("LA", [Image.fromarray(a) for a in (FILM, glass)]))), "transparent")
+    refused(
+        put(encoded(Image.merge("LA", [Image.fromarray(a) for a in (FILM, glass)]))), "transparent"
+    )
 
 
 def test_transparent_colour_key(put):
     refused(put(encoded(FILM, transparency=int(FILM[3, 3]))), "transparent")
-    assert np.array_equal(read_image(put(encoded(np.minimum(FILM, 254), transparency=255))), np.minimum(FILM, 254))
+    assert np.array_equal(
+        read_image(put(encoded(np.minimum(FILM, 254), transparency=255))), np.minimum(FILM, 254)
+    )
     deep = FILM.astype(np.uint16) * 257
     refused(put(encoded(deep, transparency=int(deep[3, 3]))), "transparent")
     refused(put(encoded(Image.fromarray(FILM).convert("P"), transparency=0)), "transparent")
@@ -145,14 +171,27 @@ def test_transparent_colour_key(put):
 def test_cmyk_and_other_colours(put):
     ink = Image.fromarray(np.stack([FILM] * 4, -1), "CMYK")
     refused(put(encoded(ink, "JPEG"), "ink.jpeg"), "stored as CMYK", "convert it first")
-    refused(put(encoded(Image.fromarray(np.stack([FILM] * 3, -1)).convert("LAB"), "TIFF")), "stored as LAB")
+    refused(
+        put(encoded(Image.fromarray(np.stack([FILM] * 3, -1)).convert("LAB"), "TIFF")),
+        "stored as LAB",
+    )
 
 
 def png(width, height, depth, colour, rows: bytes) -> bytes:
     "A PNG file by hand, for kinds that Pillow does not write."
-    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    def chunk(name, data):
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_deep_colour_is_not_cut_to_eight_bits(put):
@@ -162,7 +201,13 @@ def test_deep_colour_is_not_cut_to_eight_bits(put):
 
 
 def test_exif_rotation(put):
-    expected = {1: FILM, 2: FILM[:, ::-1], 3: FILM[::-1, ::-1], 6: np.rot90(FILM, -1), 8: np.rot90(FILM)}
+    expected = {
+        1: FILM,
+        2: FILM[:, ::-1],
+        3: FILM[::-1, ::-1],
+        6: np.rot90(FILM, -1),
+        8: np.rot90(FILM),
+    }
     for orientation, turned in expected.items():
         exif = Image.Exif()
         exif[274] = orientation
@@ -173,7 +218,9 @@ def test_exif_rotation(put):
 def test_frames(put):
     frames = [Image.fromarray(FILM), Image.fromarray(FILM[::-1].copy())]
     for format in ("TIFF", "PNG"):
-        refused(put(encoded(frames[0], format, save_all=True, append_images=frames[1:])), "2 frames")
+        refused(
+            put(encoded(frames[0], format, save_all=True, append_images=frames[1:])), "2 frames"
+        )
 
 
 def test_sides_and_constant(put):
@@ -192,8 +239,19 @@ def test_bomb_is_refused_before_decoding(put):
 
 # --- names and folders ------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", ["it's \"it\".png", "a b.png", "Lungenbläschen 肺.png", "a..b...png", "-rf.png",
-                                  "%s{0}$HOME.png", "..png.png"])
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        'it\'s "it".png',
+        "a b.png",
+        "Lungenbläschen 肺.png",
+        "a..b...png",
+        "-rf.png",
+        "%s{0}$HOME.png",
+        "..png.png",
+    ],
+)
 def test_names(put, name):
     path = put(encoded(FILM), name)
     assert np.array_equal(read_image(path), FILM)
@@ -285,6 +343,7 @@ def test_unreadable_folder_and_file(put):
 def test_unreadable_folder_by_any_user(tmp_path, monkeypatch):
     def closed(path):
         raise PermissionError(13, "Permission denied", str(path))
+
     monkeypatch.setattr(os, "listdir", closed)
     with pytest.raises(DataError, match="cannot be opened as a folder .Permission denied."):
         list_images(tmp_path)
@@ -292,7 +351,14 @@ def test_unreadable_folder_by_any_user(tmp_path, monkeypatch):
 
 def test_litter_is_passed_over(put):
     path = put(encoded(FILM))
-    for name in (".DS_Store", "._film.png", "Thumbs.db", "__MACOSX/film.png", ".hidden.png", "notes.txt"):
+    for name in (
+        ".DS_Store",
+        "._film.png",
+        "Thumbs.db",
+        "__MACOSX/film.png",
+        ".hidden.png",
+        "notes.txt",
+    ):
         put(b"", name)
     assert list_images(path.parent) == [path]
 
@@ -307,6 +373,7 @@ def test_first_fault_by_name_ends_the_reading(put):
 
 # --- data sets --------------------------------------------------------------------------------------------------------
 
+
 def test_chest_layout_faults(chest):
     assert len(chest_xray.load(chest, size=16)) == 18
     bad = chest / "train/NORMAL/IM-5000-0001.png"
@@ -318,7 +385,9 @@ def test_chest_layout_faults(chest):
     with pytest.raises(DataError, match="NORMAL: no images in it"):
         chest_xray.load(chest, size=16)
     bad.parent.rmdir()
-    with pytest.raises(DataError, match="class folders are PNEUMONIA; expected NORMAL and PNEUMONIA"):
+    with pytest.raises(
+        DataError, match="class folders are PNEUMONIA; expected NORMAL and PNEUMONIA"
+    ):
         chest_xray.load(chest, size=16)
 
 
@@ -345,13 +414,16 @@ def test_folder_faults(tmp_path):
 
 
 def test_check_names_every_damaged_file(chest):
-    for k, name in enumerate(("train/NORMAL/IM-5000-0001.png", "test/PNEUMONIA/person04_virus_1.png")):
+    for k, name in enumerate(
+        ("train/NORMAL/IM-5000-0001.png", "test/PNEUMONIA/person04_virus_1.png")
+    ):
         (chest / name).write_bytes(b"\xff\xd8" * k)
     faults = [finding.what for finding in sources.check(chest) if finding.fault]
     assert len(faults) == 2 and "IM-5000-0001" in faults[0] and "person04" in faults[1]
 
 
 # --- chance -----------------------------------------------------------------------------------------------------------
+
 
 def whole_or_refused(path) -> bool:
     "Whether a file was read. What was read is an image the package can use, and nothing but MedganError is raised."
@@ -372,10 +444,19 @@ def samples() -> list[bytes]:
     exif = Image.Exif()
     exif[274] = 6
     colour = np.stack([noise, FILM, noise], -1)
-    return [encoded(noise), encoded(noise.astype(np.uint16) * 257), encoded(Image.fromarray(colour).quantize(32)),
-            encoded(noise, "JPEG", exif=exif), encoded(colour, "JPEG"), encoded(noise, "JPEG", progressive=True),
-            encoded(noise, "TIFF"), encoded(noise, "TIFF", compression="tiff_lzw"), encoded(noise, "BMP"),
-            encoded(noise, "PPM"), encoded(colour, "PPM")]
+    return [
+        encoded(noise),
+        encoded(noise.astype(np.uint16) * 257),
+        encoded(Image.fromarray(colour).quantize(32)),
+        encoded(noise, "JPEG", exif=exif),
+        encoded(colour, "JPEG"),
+        encoded(noise, "JPEG", progressive=True),
+        encoded(noise, "TIFF"),
+        encoded(noise, "TIFF", compression="tiff_lzw"),
+        encoded(noise, "BMP"),
+        encoded(noise, "PPM"),
+        encoded(colour, "PPM"),
+    ]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -383,11 +464,13 @@ def test_cut_and_bent_files(put):
     draw, path, read = np.random.default_rng(0), put(b""), 0
     for data in samples():
         for _ in range(25):
-            path.write_bytes(data[:draw.integers(len(data))])
+            path.write_bytes(data[: draw.integers(len(data))])
             whole_or_refused(path)
         for _ in range(40):
             bent = bytearray(data)
-            for at in draw.integers(0, len(data) if draw.random() < 0.5 else 200, draw.integers(1, 6)):
+            for at in draw.integers(
+                0, len(data) if draw.random() < 0.5 else 200, draw.integers(1, 6)
+            ):
                 bent[at] ^= 1 << draw.integers(8)
             path.write_bytes(bent)
             read += whole_or_refused(path)
@@ -403,16 +486,38 @@ def test_every_bent_png_is_found(put):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"BM", b"II*\0", b"MM\0*", b"P5 9 9 255\n",
-                        b"P6 9 9 999\n", b"P4 9 9\n", b"Pf 9 9 1\n"]), st.binary(max_size=400))
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.sampled_from(
+        [
+            b"",
+            b"\x89PNG\r\n\x1a\n",
+            b"\xff\xd8\xff\xe0",
+            b"BM",
+            b"II*\0",
+            b"MM\0*",
+            b"P5 9 9 255\n",
+            b"P6 9 9 999\n",
+            b"P4 9 9\n",
+            b"Pf 9 9 1\n",
+        ]
+    ),
+    st.binary(max_size=400),
+)
 def test_any_bytes(put, start, rest):
     whole_or_refused(put(start + rest))
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(8, 300), st.integers(8, 300), st.integers(8, 64), st.sampled_from(["crop", "stretch", "pad"]),
-       st.sampled_from([np.uint8, np.uint16]))
+@given(
+    st.integers(8, 300),
+    st.integers(8, 300),
+    st.integers(8, 64),
+    st.sampled_from(["crop", "stretch", "pad"]),
+    st.sampled_from([np.uint8, np.uint16]),
+)
 def test_any_shape_becomes_a_square(height, width, size, fit, dtype):
     pixels = (np.indices((height, width)).sum(0) * 97 % (np.iinfo(dtype).max + 1)).astype(dtype)
     found = square(pixels, size, fit)

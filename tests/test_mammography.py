@@ -1,4 +1,5 @@
 """Mammograms: what arrives damaged, hostile or mixed up is refused in one line; texture and denoising agree with references."""
+
 import builtins
 import os
 import struct
@@ -15,19 +16,26 @@ from PIL import Image
 from skimage.feature import graycomatrix, graycoprops
 from skimage.filters import sobel
 
-from medgan_nb.core import ConfigError, DataError, MedganError
-from medgan_nb.data import cbis_ddsm, dicom, inbreast, mini_mias, phantom_mammogram, sources
-from medgan_nb.data.breast import prepare_breast
-from medgan_nb.data.split import audit, by_group
-from medgan_nb.downstream import denoise
+from medgan_nb.core.errors import ConfigError, DataError, MedganError
+from medgan_nb.data.formats import dicom
+from medgan_nb.data.splits import audit, by_group
+from medgan_nb.datasets import cbis_ddsm, inbreast, mini_mias
+from medgan_nb.datasets import registry as sources
+from medgan_nb.datasets.breast import prepare_breast
+from medgan_nb.evaluation import denoising as denoise
 from medgan_nb.metrics import texture
+from medgan_nb.simulation import mammogram as phantom_mammogram
 
 ANGLES = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
 
 
 def breast(seed: int = 0, kind: str = "benign", size: int = 96) -> np.ndarray:
     "A simulated breast (size, size), uint8."
-    return phantom_mammogram.render([phantom_mammogram.make_case(kind, seed, "w")], size).pixels[0, 0].numpy()
+    return (
+        phantom_mammogram.render([phantom_mammogram.make_case(kind, seed, "w")], size)
+        .pixels[0, 0]
+        .numpy()
+    )
 
 
 def one_line(error: MedganError, *names) -> str:
@@ -41,6 +49,7 @@ def one_line(error: MedganError, *names) -> str:
 
 # --- mini-MIAS -------------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def mias(tmp_path):
     "A small drawn copy of mini-MIAS: three women."
@@ -51,7 +60,9 @@ def mias(tmp_path):
         pixels = np.zeros((120, 120), np.uint8)
         pixels[12:108, :96] = breast(k // 2)
         Image.fromarray(pixels[:, ::-1] if k % 2 == 0 else pixels).save(top / f"mdb{k + 1:03d}.pgm")
-        rows.append(f"mdb{k + 1:03d} G " + ("NORM" if k % 2 else f"CIRC {'BM'[k % 4 // 2]} 700 512 60"))
+        rows.append(
+            f"mdb{k + 1:03d} G " + ("NORM" if k % 2 else f"CIRC {'BM'[k % 4 // 2]} 700 512 60")
+        )
     (top / "Info.txt").write_text("\n".join(rows) + "\n")
     return top
 
@@ -69,16 +80,33 @@ def test_a_changed_table_is_read_again(mias):
     text = (mias / "Info.txt").read_text()
     (mias / "Info.txt").write_text(text.replace("mdb001 G CIRC B", "mdb001 G CIRC M"))
     os.utime(mias / "Info.txt", (1, 1))
-    assert sources.load("mini_mias", mias, size=32).counts()["malignant"] == before.counts()["malignant"] + 1
+    assert (
+        sources.load("mini_mias", mias, size=32).counts()["malignant"]
+        == before.counts()["malignant"] + 1
+    )
 
 
 PGM = b"P5\n%d %d\n255\n"
 
 
-@pytest.mark.parametrize("data", [
-    b"", b"P5", b"P5\n120 120\n255\n" + bytes(50), PGM % (99999, 99999), PGM % (99999, 99999) + bytes(100),
-    PGM % (0, 0), PGM % (-3, 5), b"P5\n120 120\n0\n" + bytes(14400), b"P2\n9 9\n255\nx x x", b"<html>not found</html>",
-    PGM % (120, 120) + bytes(14400), bytes(range(256)) * 8], ids=range(12))
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"P5",
+        b"P5\n120 120\n255\n" + bytes(50),
+        PGM % (99999, 99999),
+        PGM % (99999, 99999) + bytes(100),
+        PGM % (0, 0),
+        PGM % (-3, 5),
+        b"P5\n120 120\n0\n" + bytes(14400),
+        b"P2\n9 9\n255\nx x x",
+        b"<html>not found</html>",
+        PGM % (120, 120) + bytes(14400),
+        bytes(range(256)) * 8,
+    ],
+    ids=range(12),
+)
 def test_hostile_pgm(mias, data):
     (mias / "mdb003.pgm").write_bytes(data)
     with pytest.raises(DataError) as error:
@@ -90,14 +118,46 @@ def test_check_names_every_damaged_film(mias):
     for name in ("mdb001.pgm", "mdb004.pgm"):
         (mias / name).write_bytes((mias / name).read_bytes()[:900])
     faults = [finding.what for finding in sources.check(mias.parent) if finding.fault]
-    assert len(faults) == 2 and all(name in " ".join(faults) for name in ("mdb001.pgm", "mdb004.pgm"))
+    assert len(faults) == 2 and all(
+        name in " ".join(faults) for name in ("mdb001.pgm", "mdb004.pgm")
+    )
 
 
-words = st.sampled_from(["mdb001", "mdb002", "mdb999", "mdb1", "G", "D", "X", "NORM", "CIRC", "CALC", "LUMP", "B", "M", "U", "0",
-                         "512", "1024", "1025", "-1", "1e3", "nan", "*NOTE 3*", "<script>", "\x00", "é", "9" * 400])
+words = st.sampled_from(
+    [
+        "mdb001",
+        "mdb002",
+        "mdb999",
+        "mdb1",
+        "G",
+        "D",
+        "X",
+        "NORM",
+        "CIRC",
+        "CALC",
+        "LUMP",
+        "B",
+        "M",
+        "U",
+        "0",
+        "512",
+        "1024",
+        "1025",
+        "-1",
+        "1e3",
+        "nan",
+        "*NOTE 3*",
+        "<script>",
+        "\x00",
+        "é",
+        "9" * 400,
+    ]
+)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.lists(words, max_size=9).map(" ".join), max_size=8))
 def test_any_table_of_findings(tmp_path, lines):
     path = tmp_path / "Info.txt"
@@ -117,7 +177,11 @@ def test_any_table_of_findings(tmp_path, lines):
 def by_woman(images, share: float, seed: int) -> dict:
     "Parts of whole women, stratified by the gravest class that a woman has."
     gravest = {woman: images.labels[images.groups == woman].max() for woman in images.groups}
-    parts = by_group(replace(images, labels=[gravest[woman] for woman in images.groups]), {"train": share, "test": 1 - share}, seed)
+    parts = by_group(
+        replace(images, labels=[gravest[woman] for woman in images.groups]),
+        {"train": share, "test": 1 - share},
+        seed,
+    )
     return {name: images.take(np.isin(images.ids, part.ids)) for name, part in parts.items()}
 
 
@@ -137,22 +201,39 @@ def test_real_mini_mias(real_data):
     for seed in range(5):
         parts = by_woman(images, 0.8, seed)
         assert audit(**parts) == [] and not set(parts["train"].groups) & set(parts["test"].groups)
-    assert (images.pixels[:, 0, :, 0].float().mean() > 4 * images.pixels[:, 0, :, -1].float().mean()).item()
+    assert (
+        images.pixels[:, 0, :, 0].float().mean() > 4 * images.pixels[:, 0, :, -1].float().mean()
+    ).item()
 
 
 # --- DICOM -----------------------------------------------------------------------------------------------------------
 
-def dicom_bytes(pixels: np.ndarray, syntax: str | None = None, frame: bytes | None = None, **tags) -> bytes:
+
+def dicom_bytes(
+    pixels: np.ndarray, syntax: str | None = None, frame: bytes | None = None, **tags
+) -> bytes:
     "A DICOM file of these pixels; `frame` stands in for their encoding in a compressed transfer syntax."
     pydicom = pytest.importorskip("pydicom")
     import io
 
     meta = pydicom.dataset.FileMetaDataset()
     meta.TransferSyntaxUID = syntax or pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", "1.2.3"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = (
+        "1.2.840.10008.5.1.4.1.1.7",
+        "1.2.3",
+    )
     dataset = pydicom.dataset.FileDataset("x", {}, file_meta=meta, preamble=b"\0" * 128)
-    values = dict(Rows=pixels.shape[0], Columns=pixels.shape[1], BitsAllocated=16, BitsStored=12, HighBit=11,
-                  PixelRepresentation=0, SamplesPerPixel=1, PhotometricInterpretation="MONOCHROME2", PatientID="p1")
+    values = dict(
+        Rows=pixels.shape[0],
+        Columns=pixels.shape[1],
+        BitsAllocated=16,
+        BitsStored=12,
+        HighBit=11,
+        PixelRepresentation=0,
+        SamplesPerPixel=1,
+        PhotometricInterpretation="MONOCHROME2",
+        PatientID="p1",
+    )
     for name, value in {**values, **tags}.items():
         setattr(dataset, name, value)
     dataset.PixelData = pixels.tobytes() if frame is None else pydicom.encaps.encapsulate([frame])
@@ -172,11 +253,13 @@ def film(seed: int = 0) -> np.ndarray:
 @pytest.fixture
 def put(tmp_path):
     "Write bytes under a name below a fresh folder and return the path."
+
     def write(data: bytes, name: str = "film.dcm"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return path
+
     return write
 
 
@@ -231,7 +314,9 @@ def test_deflated_is_refused_before_it_is_unpacked(put):
 def test_transfer_syntax_that_is_not_what_is_there(put):
     pydicom = pytest.importorskip("pydicom")
     for syntax in (pydicom.uid.JPEGBaseline8Bit, pydicom.uid.JPEG2000, pydicom.uid.RLELossless):
-        refused(put(dicom_bytes(film(), str(syntax), frame=film().tobytes())), "truncated or corrupt")
+        refused(
+            put(dicom_bytes(film(), str(syntax), frame=film().tobytes())), "truncated or corrupt"
+        )
     refused(put(dicom_bytes(film(), "1.2.3.4", frame=b"x" * 10)), "1.2.3.4", "expected a known one")
 
 
@@ -239,7 +324,10 @@ def test_a_syntax_without_a_decoder_says_what_to_install(put):
     pydicom = pytest.importorskip("pydicom")
     if pydicom.pixels.get_decoder(pydicom.uid.JPEGLSLossless).is_available:
         pytest.skip("a JPEG-LS decoder is installed")
-    refused(put(dicom_bytes(film(), str(pydicom.uid.JPEGLSLossless), frame=b"x" * 10)), "pip install pylibjpeg[all]")
+    refused(
+        put(dicom_bytes(film(), str(pydicom.uid.JPEGLSLossless), frame=b"x" * 10)),
+        "pip install pylibjpeg[all]",
+    )
 
 
 def test_rle_is_read(put):
@@ -253,16 +341,26 @@ def test_rle_is_read(put):
 
 def test_header_that_lies(put):
     pytest.importorskip("pydicom")
-    cases = {"BitsAllocated": 32, "BitsStored": 0, "SamplesPerPixel": 3, "Rows": 0, "PhotometricInterpretation": "YBR_FULL"}
+    cases = {
+        "BitsAllocated": 32,
+        "BitsStored": 0,
+        "SamplesPerPixel": 3,
+        "Rows": 0,
+        "PhotometricInterpretation": "YBR_FULL",
+    }
     for name, value in cases.items():
         refused(put(dicom_bytes(film(), **{name: value})))
     refused(put(dicom_bytes(film(), WindowCenter=2000, WindowWidth=-5)), "a width of at least 1")
-    refused(put(dicom_bytes(film(), WindowCenter=2000, WindowWidth=5, RescaleSlope=0)), "positive slope")
+    refused(
+        put(dicom_bytes(film(), WindowCenter=2000, WindowWidth=5, RescaleSlope=0)), "positive slope"
+    )
     refused(put(dicom_bytes(film(), Rows=500)), "truncated or corrupt")
 
 
 def test_bits_that_are_not_stored_do_not_count(put):
-    overlay = film() | (np.uint16(1 << 15) * (np.indices(film().shape).sum(0) % 7 == 0).astype(np.uint16))
+    overlay = film() | (
+        np.uint16(1 << 15) * (np.indices(film().shape).sum(0) % 7 == 0).astype(np.uint16)
+    )
     assert np.array_equal(dicom.read_dicom(put(dicom_bytes(overlay))).pixels, film())
 
 
@@ -275,7 +373,10 @@ def test_without_pydicom(put, monkeypatch):
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", blocked)
-    for read in (lambda: dicom.read_dicom(path), lambda: sources.load("dicom_mammogram", path.parent)):
+    for read in (
+        lambda: dicom.read_dicom(path),
+        lambda: sources.load("dicom_mammogram", path.parent),
+    ):
         with pytest.raises(ConfigError) as error:
             read()
         one_line(error.value, "pip install 'medgan_nb[dicom]'")
@@ -283,9 +384,19 @@ def test_without_pydicom(put, monkeypatch):
 
 def test_sixteen_bits_and_window_arrive(put):
     light = film()
-    path = put(dicom_bytes(light, WindowCenter=2048, WindowWidth=4096, PatientID="p7"), "mine/a.dcm")
-    put(dicom_bytes(4095 - light, WindowCenter=2048, WindowWidth=4096, PatientID="p7",
-                    PhotometricInterpretation="MONOCHROME1"), "mine/b.dcm")
+    path = put(
+        dicom_bytes(light, WindowCenter=2048, WindowWidth=4096, PatientID="p7"), "mine/a.dcm"
+    )
+    put(
+        dicom_bytes(
+            4095 - light,
+            WindowCenter=2048,
+            WindowWidth=4096,
+            PatientID="p7",
+            PhotometricInterpretation="MONOCHROME1",
+        ),
+        "mine/b.dcm",
+    )
     images = sources.load("dicom_mammogram", path.parent, size=64)
     assert images.pixels.dtype == torch.uint16 and list(images.groups) == ["patient0001"] * 2
     first, second = images.pixels[:, 0].numpy().astype(int)
@@ -298,38 +409,59 @@ def test_check_reads_dicom_as_dicom(put):
     put(dicom_bytes(film()), "mine/benign/a.dcm")
     bad = put(dicom_bytes(film())[:3000], "mine/benign/b.dcm")
     faults = [finding for finding in sources.check(bad.parent.parent) if finding.fault]
-    assert [finding.dataset for finding in faults] == ["dicom_mammogram"] and "b.dcm" in faults[0].what
+    assert [finding.dataset for finding in faults] == ["dicom_mammogram"] and "b.dcm" in faults[
+        0
+    ].what
     bad.unlink()
     assert not any(finding.fault for finding in sources.check(bad.parent.parent))
 
 
 # --- archives --------------------------------------------------------------------------------------------------------
 
+
 def test_inbreast_by_name(put):
     lines = ["Patient ID;Patient age;Laterality;View;Acquisition date;File Name;ACR;Bi-Rads"]
     for k in range(4):
-        path = put(dicom_bytes(film(k)),
-                   f"INbreast Release 1.0/AllDICOMs/{100 + k}_aa{k // 2}_MG_L_CC_ANON.dcm")
+        path = put(
+            dicom_bytes(film(k)),
+            f"INbreast Release 1.0/AllDICOMs/{100 + k}_aa{k // 2}_MG_L_CC_ANON.dcm",
+        )
         lines.append(f"removed;removed;L;CC;201001;{100 + k};;{(1, 2, '4c', 6)[k]}")
     (path.parent.parent / "INbreast.csv").write_text("\n".join(lines))
     images = sources.load("inbreast", path.parents[2], size=32)
-    assert list(images.labels) == [0, 1, 2, 2] and list(images.groups) == ["aa0", "aa0", "aa1", "aa1"]
+    assert list(images.labels) == [0, 1, 2, 2] and list(images.groups) == [
+        "aa0",
+        "aa0",
+        "aa1",
+        "aa1",
+    ]
     assert inbreast.belongs(path.parents[2]) and "410" in images.notes[0]
 
 
 def test_cbis_ddsm_by_name_and_the_published_leak_is_no_fault(put, tmp_path):
     head = "patient_id,pathology,image file path\n"
-    for k, (kind, part, patient) in enumerate([("mass", "train", 1), ("calc", "train", 2), ("mass", "test", 3), ("calc", "test", 1)]):
+    for k, (kind, part, patient) in enumerate(
+        [("mass", "train", 1), ("calc", "train", 2), ("mass", "test", 3), ("calc", "test", 1)]
+    ):
         name = f"{kind.title()}-{'Training' if part == 'train' else 'Test'}_P_0000{patient}_LEFT_CC"
         put(dicom_bytes(film(k)), f"CBIS-DDSM/{name}/a/b/1-1.dcm")
         (tmp_path / f"{kind}_case_description_{part}_set.csv").write_text(
-            head + "".join(f"P_0000{patient},{p},{name}/1.2/3/000000.dcm\n" for p in ("BENIGN", "MALIGNANT")[: 1 + k % 2]))
+            head
+            + "".join(
+                f"P_0000{patient},{p},{name}/1.2/3/000000.dcm\n"
+                for p in ("BENIGN", "MALIGNANT")[: 1 + k % 2]
+            )
+        )
     images = sources.load("cbis_ddsm", tmp_path, size=32)
     assert len(images) == 4 and images.counts() == {"benign": 2, "malignant": 2}
     assert "1 patients have films in train and in test" in " ".join(images.notes)
     findings = sources.check(tmp_path)
-    assert any("P_00001" in finding.what for finding in findings) and not any(finding.fault for finding in findings)
-    assert cbis_ddsm.belongs(tmp_path) and set(images.groups[images.parts == "train"]) & set(images.groups[images.parts == "test"])
+    assert any("P_00001" in finding.what for finding in findings) and not any(
+        finding.fault for finding in findings
+    )
+    assert cbis_ddsm.belongs(tmp_path) and set(images.groups[images.parts == "train"]) & set(
+        images.groups[images.parts == "test"]
+    )
 
 
 def lesion(shape: tuple[int, int], *area: slice) -> np.ndarray:
@@ -346,22 +478,40 @@ def cbis(put, tmp_path):
     for k, name in enumerate(names):
         put(dicom_bytes(film(k)), f"CBIS-DDSM/{name}/a/b/1-1.dcm")
     eight = dict(BitsAllocated=8, BitsStored=8, HighBit=7)
-    put(dicom_bytes(lesion(film().shape, slice(40, 60), slice(20, 40)), **eight), f"CBIS-DDSM/{names[0]}_1/a/b/1-1.dcm")
+    put(
+        dicom_bytes(lesion(film().shape, slice(40, 60), slice(20, 40)), **eight),
+        f"CBIS-DDSM/{names[0]}_1/a/b/1-1.dcm",
+    )
     put(dicom_bytes(film()[40:60, 20:40]), f"CBIS-DDSM/{names[0]}_1/a/b/1-2.dcm")
     put(dicom_bytes(film()[60:70, 20:40]), f"CBIS-DDSM/{names[0]}_2/a/b/1-1.dcm")
-    put(dicom_bytes(lesion(film().shape, slice(60, 70), slice(20, 40)), **eight), f"CBIS-DDSM/{names[0]}_2/a/b/1-2.dcm")
-    rows = [f"{name}/1/2/000000.dcm,{pathology},{name}_{k}/1/2/000001.dcm,{name}_{k}/1/3/000000.dcm"
-            for name, k, pathology in ((names[0], 1, "BENIGN"), (names[0], 2, "MALIGNANT"), (names[1], 1, "BENIGN"))]
+    put(
+        dicom_bytes(lesion(film().shape, slice(60, 70), slice(20, 40)), **eight),
+        f"CBIS-DDSM/{names[0]}_2/a/b/1-2.dcm",
+    )
+    rows = [
+        f"{name}/1/2/000000.dcm,{pathology},{name}_{k}/1/2/000001.dcm,{name}_{k}/1/3/000000.dcm"
+        for name, k, pathology in (
+            (names[0], 1, "BENIGN"),
+            (names[0], 2, "MALIGNANT"),
+            (names[1], 1, "BENIGN"),
+        )
+    ]
     (tmp_path / "mass_case_description_train_set.csv").write_text(
-        "\n".join(["image file path,pathology,ROI mask file path,cropped image file path", *rows]))
+        "\n".join(["image file path,pathology,ROI mask file path,cropped image file path", *rows])
+    )
     return tmp_path
 
 
 def test_masks_of_cbis_ddsm_are_told_by_content(cbis):
     images = sources.load("cbis_ddsm", cbis, size=32)
     whole = lesion(film().shape, slice(40, 70), slice(20, 40)) > 0
-    assert np.array_equal(images.masks[0, 0].numpy(), prepare_breast(film(), 32).place(whole)) and not images.masks[1].any()
-    assert list(images.labels) == [1, 0] and not any("without a mask" in note for note in images.notes)
+    assert (
+        np.array_equal(images.masks[0, 0].numpy(), prepare_breast(film(), 32).place(whole))
+        and not images.masks[1].any()
+    )
+    assert list(images.labels) == [1, 0] and not any(
+        "without a mask" in note for note in images.notes
+    )
     assert not any(finding.fault for finding in sources.check(cbis))
 
 
@@ -372,11 +522,25 @@ def test_a_damaged_or_hostile_mask_is_named(cbis):
     with pytest.raises(DataError) as error:
         sources.load("cbis_ddsm", cbis, size=32)
     one_line(error.value, "1-1.dcm", "truncated")
-    assert [finding.what for finding in sources.check(cbis) if finding.fault][0].startswith(str(path))
-    path.write_bytes(dicom_bytes(lesion((60, 300), slice(10, 20), slice(10, 20)), BitsAllocated=8, BitsStored=8, HighBit=7))
-    assert any("other proportions" in note for note in sources.load("cbis_ddsm", cbis, size=32).notes)
+    assert [finding.what for finding in sources.check(cbis) if finding.fault][0].startswith(
+        str(path)
+    )
+    path.write_bytes(
+        dicom_bytes(
+            lesion((60, 300), slice(10, 20), slice(10, 20)),
+            BitsAllocated=8,
+            BitsStored=8,
+            HighBit=7,
+        )
+    )
+    assert any(
+        "other proportions" in note for note in sources.load("cbis_ddsm", cbis, size=32).notes
+    )
     path.unlink()
-    assert any("a lesion folder without a mask" in note for note in sources.load("cbis_ddsm", cbis, size=32).notes)
+    assert any(
+        "a lesion folder without a mask" in note
+        for note in sources.load("cbis_ddsm", cbis, size=32).notes
+    )
     table = cbis / "mass_case_description_train_set.csv"
     table.write_text(table.read_text().replace("_1/1/2/000001.dcm", "_1/../../../../etc/passwd", 1))
     with pytest.raises(DataError) as error:
@@ -385,17 +549,31 @@ def test_a_damaged_or_hostile_mask_is_named(cbis):
 
 
 def test_mini_ddsm_by_name(put, tmp_path):
-    from medgan_nb.data.files import write_png
+    from medgan_nb.data.formats.images import write_png
 
-    for k, (name, case) in enumerate((("Normal", "A_1001_1"), ("Cancer", "B_0045_1"), ("Cancer", "B_0045_1"))):
-        path = tmp_path / "MINI-DDSM-Complete-PNG-16" / name / case[2:6] / f"{case}.{'LEFT' if k < 2 else 'RIGHT'}_MLO.png"
+    for k, (name, case) in enumerate(
+        (("Normal", "A_1001_1"), ("Cancer", "B_0045_1"), ("Cancer", "B_0045_1"))
+    ):
+        path = (
+            tmp_path
+            / "MINI-DDSM-Complete-PNG-16"
+            / name
+            / case[2:6]
+            / f"{case}.{'LEFT' if k < 2 else 'RIGHT'}_MLO.png"
+        )
         write_png(path, film(k) * np.uint16(16))
     outline = lesion(film().shape, slice(40, 60), slice(20, 40))
     outline[42:58, 22:38] = 0
     write_png(path.with_name(f"{path.stem}_Mask.png"), outline)
     images = sources.load("mini_ddsm", tmp_path, size=32)
-    assert list(images.groups) == ["case1001", "case0045", "case0045"] and images.pixels.dtype == torch.uint16
-    assert np.array_equal(images.masks[2, 0].numpy(), prepare_breast(film(2), 32).place(lesion(film().shape, slice(40, 60), slice(20, 40)) > 0))
+    assert (
+        list(images.groups) == ["case1001", "case0045", "case0045"]
+        and images.pixels.dtype == torch.uint16
+    )
+    assert np.array_equal(
+        images.masks[2, 0].numpy(),
+        prepare_breast(film(2), 32).place(lesion(film().shape, slice(40, 60), slice(20, 40)) > 0),
+    )
     assert [finding.dataset for finding in sources.check(tmp_path)] == ["mini_ddsm"]
 
 
@@ -407,15 +585,35 @@ def test_a_patients_name_in_a_file_goes_no_further(put, tmp_path):
     assert not any("Doe" in str(value) for value in vars(images).values())
 
 
-cells = st.sampled_from(["Mass-Training_P_00001_LEFT_CC/1.dcm", "Mass-Training_P_00001_LEFT_CC_1/1.dcm", "../x", "/etc/passwd", "BENIGN", "MALIGNANT", "",
-                         '"', '"a\nb"', "\x00", "é", "a" * 5000, "=1+1", "P_1"])
+cells = st.sampled_from(
+    [
+        "Mass-Training_P_00001_LEFT_CC/1.dcm",
+        "Mass-Training_P_00001_LEFT_CC_1/1.dcm",
+        "../x",
+        "/etc/passwd",
+        "BENIGN",
+        "MALIGNANT",
+        "",
+        '"',
+        '"a\nb"',
+        "\x00",
+        "é",
+        "a" * 5000,
+        "=1+1",
+        "P_1",
+    ]
+)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.lists(cells, max_size=6).map(",".join), max_size=6), st.booleans())
 def test_any_table_of_lesions(tmp_path, lines, headed):
     head = ["image file path,pathology,ROI mask file path,cropped image file path"] * headed
-    (tmp_path / "calc_case_description_test_set.csv").write_text("\n".join(head + lines), encoding="utf-8")
+    (tmp_path / "calc_case_description_test_set.csv").write_text(
+        "\n".join(head + lines), encoding="utf-8"
+    )
     try:
         assert all(case.label in (0, 1) for case in cbis_ddsm.cases(tmp_path))
         cbis_ddsm.films(tmp_path)
@@ -425,18 +623,26 @@ def test_any_table_of_lesions(tmp_path, lines, headed):
 
 # --- texture and denoising -------------------------------------------------------------------------------------------
 
+
 def test_texture_is_scikit_image():
     images = phantom_mammogram.load(48, 5).batch().numpy()
     levels = np.rint((images + 1) * 127.5).astype(np.uint8) // 8
     found = texture.glcm_features(images)
     for name in texture.GLCM:
-        wanted = [graycoprops(graycomatrix(image[0], [1, 3], ANGLES, 32, True, True), name).mean() for image in levels]
+        wanted = [
+            graycoprops(graycomatrix(image[0], [1, 3], ANGLES, 32, True, True), name).mean()
+            for image in levels
+        ]
         assert np.allclose(found[name], wanted, atol=1e-9)
     for image, edges in zip(images, texture.sobel_magnitude(images)):
         assert np.allclose(edges[0], np.sqrt(2) * sobel(image[0]), atol=1e-6)
         kernel = np.array([1, 2, 1]) / 4
-        gy = sum(kernel[k] * (image[0, 2:, k:k + 46] - image[0, :-2, k:k + 46]) for k in range(3))
-        gx = sum(kernel[k] * (image[0, k:k + 46, 2:] - image[0, k:k + 46, :-2]) for k in range(3))
+        gy = sum(
+            kernel[k] * (image[0, 2:, k : k + 46] - image[0, :-2, k : k + 46]) for k in range(3)
+        )
+        gx = sum(
+            kernel[k] * (image[0, k : k + 46, 2:] - image[0, k : k + 46, :-2]) for k in range(3)
+        )
         assert np.allclose(edges[0, 1:-1, 1:-1], np.hypot(gx, gy), atol=1e-6)
 
 
@@ -469,18 +675,30 @@ def test_wavelet_is_that_of_scikit_image():
     pytest.importorskip("pywt")
     from skimage.restoration import denoise_wavelet, estimate_sigma
 
-    noisy = np.clip(breast(size=64) / 255 + np.random.default_rng(0).normal(0, 0.05, (64, 64)), 0, 1)
+    noisy = np.clip(
+        breast(size=64) / 255 + np.random.default_rng(0).normal(0, 0.05, (64, 64)), 0, 1
+    )
     wanted = denoise_wavelet(noisy, sigma=0.05, method="BayesShrink", mode="soft")
     assert np.abs(np.clip(denoise.bayes_shrink(noisy, 0.05), 0, 1) - wanted).max() < 1e-6
     flat = 0.5 + np.random.default_rng(0).normal(0, 0.05, (256, 256))
-    assert abs(denoise.noise_sigma(2 * flat[None, None] - 1)[0] / 2 / estimate_sigma(flat) - 1) < 0.05
+    assert (
+        abs(denoise.noise_sigma(2 * flat[None, None] - 1)[0] / 2 / estimate_sigma(flat) - 1) < 0.05
+    )
 
 
 def test_every_method_on_images_that_could_break_it():
     draw = np.random.default_rng(0)
-    kinds = [np.full((1, 1, 32, 32), -1.0), np.ones((1, 1, 32, 32)), draw.uniform(-1, 1, (1, 1, 33, 47)),
-             np.where(draw.random((1, 1, 32, 32)) < 0.5, -1.0, 1.0)]
+    kinds = [
+        np.full((1, 1, 32, 32), -1.0),
+        np.ones((1, 1, 32, 32)),
+        draw.uniform(-1, 1, (1, 1, 33, 47)),
+        np.where(draw.random((1, 1, 32, 32)) < 0.5, -1.0, 1.0),
+    ]
     for images in kinds:
         for method in denoise.METHODS:
             treated = denoise.denoise(images, method)
-            assert treated.shape == images.shape and np.isfinite(treated).all() and np.abs(treated).max() <= 1
+            assert (
+                treated.shape == images.shape
+                and np.isfinite(treated).all()
+                and np.abs(treated).max() <= 1
+            )

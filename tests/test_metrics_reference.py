@@ -1,4 +1,5 @@
 """The metrics against scipy, scikit-image and loops over pairs, over many shapes; and what all of them refuse."""
+
 import ast
 import importlib.util
 from pathlib import Path
@@ -14,13 +15,18 @@ from scipy.spatial.distance import cdist
 from skimage.metrics import structural_similarity
 
 import medgan_nb
-from medgan_nb.core import MedganError
-from medgan_nb.metrics.context import floor_and_copy
-from medgan_nb.metrics.coverage import prdc
+from medgan_nb.core.errors import MedganError
+from medgan_nb.metrics.baselines import floor_and_copy
 from medgan_nb.metrics.features import extract, random_extractor
-from medgan_nb.metrics.frechet import frechet_distance, frechet_from_moments, frechet_interval, influences
-from medgan_nb.metrics.kernel import indicators, kernel_distance, kernel_interval, kernel_subsets
-from medgan_nb.metrics.memorise import authenticity, copies, nearest
+from medgan_nb.metrics.fid import (
+    frechet_distance,
+    frechet_from_moments,
+    frechet_interval,
+    influences,
+)
+from medgan_nb.metrics.kid import indicators, kernel_distance, kernel_interval, kernel_subsets
+from medgan_nb.metrics.memorization import authenticity, copies, nearest
+from medgan_nb.metrics.prdc import prdc
 from medgan_nb.metrics.similarity import mse, pair_ssim, pearson, psnr, ssim
 
 WANG = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2)
@@ -36,19 +42,29 @@ def sample(rows, dim, seed, shift=0.0):
 
 def pictures(count, height, width, seed):
     "Simulated images in [-1, 1]."
-    x = gaussian_filter(np.random.default_rng(seed).normal(size=(count, 1, height, width)), (0, 0, 1.5, 1.5))
+    x = gaussian_filter(
+        np.random.default_rng(seed).normal(size=(count, 1, height, width)), (0, 0, 1.5, 1.5)
+    )
     return (2 * x).clip(-1, 1)
 
 
 # Fréchet distance
 
+
 def by_sqrtm(x, y):
     "The distance as libraries compute it."
     s, t = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
-    return np.square(x.mean(0) - y.mean(0)).sum() + np.trace(s) + np.trace(t) - 2 * np.trace(sqrtm(s @ t)).real
+    return (
+        np.square(x.mean(0) - y.mean(0)).sum()
+        + np.trace(s)
+        + np.trace(t)
+        - 2 * np.trace(sqrtm(s @ t)).real
+    )
 
 
-@pytest.mark.parametrize("n, m, d", [(40, 40, 3), (300, 90, 24), (65, 400, 64), (900, 800, 1), (129, 70, 64)])
+@pytest.mark.parametrize(
+    "n, m, d", [(40, 40, 3), (300, 90, 24), (65, 400, 64), (900, 800, 1), (129, 70, 64)]
+)
 def test_frechet_equals_sqrtm(n, m, d):
     x, y = sample(n, d, 1).reshape(n, d), sample(m, d, 2, 0.3)
     if d > 1:
@@ -58,7 +74,9 @@ def test_frechet_equals_sqrtm(n, m, d):
         assert frechet_distance(x, y) == pytest.approx(gap + (s - t) ** 2, rel=1e-9)
 
 
-@pytest.mark.parametrize("n, m, d", [(10, 12, 50), (2, 2, 5), (2, 200, 30), (60, 20, 40), (1100, 1060, 1050)])
+@pytest.mark.parametrize(
+    "n, m, d", [(10, 12, 50), (2, 2, 5), (2, 200, 30), (60, 20, 40), (1100, 1060, 1050)]
+)
 def test_frechet_equals_eigenvalues_of_the_product(n, m, d):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(n, d)), 1.5 * rng.normal(size=(m, d)) + 0.1
@@ -79,7 +97,10 @@ def test_frechet_invariants(seed, n, m, d):
     value = frechet_distance(x, y)
     turn = np.linalg.qr(rng.normal(size=(d, d)))[0]
     size = np.square(x).mean() + np.square(y).mean() + 1
-    near = lambda other: abs(other - value) <= 1e-8 * size * d
+
+    def near(other):
+        return abs(other - value) <= 1e-8 * size * d
+
     assert value >= 0 and near(frechet_distance(y, x)) and near(frechet_distance(x + 7, y + 7))
     assert near(frechet_distance(x @ turn, y @ turn)) and near(frechet_distance(3 * x, 3 * y) / 9)
     assert near(frechet_distance(x[rng.permutation(n)], y))
@@ -114,10 +135,16 @@ def test_intervals_widen_with_groups():
 
 # Kernel distance
 
+
 def by_pairs(x, y):
     "The unbiased estimate, as three means over pairs."
-    k = lambda u, v: (u @ v.T / u.shape[1] + 1) ** 3
-    inner = lambda v: (k(v, v).sum() - np.trace(k(v, v))) / (len(v) * (len(v) - 1))
+
+    def k(u, v):
+        return (u @ v.T / u.shape[1] + 1) ** 3
+
+    def inner(v):
+        return (k(v, v).sum() - np.trace(k(v, v))) / (len(v) * (len(v) - 1))
+
     return inner(x) + inner(y) - 2 * k(x, y).mean()
 
 
@@ -134,24 +161,34 @@ def test_kernel_subsets_equal_the_subsets_one_by_one():
     draws = np.random.default_rng(3)
     in_x, in_y = (indicators(count, 8, 20, draws).astype(bool) for count in (40, 30))
     values = [by_pairs(x[a], y[b]) for a, b in zip(in_x, in_y)]
-    assert kernel_subsets(x, y, 8, 20, seed=3) == pytest.approx((np.mean(values), np.std(values)), rel=1e-9)
+    assert kernel_subsets(x, y, 8, 20, seed=3) == pytest.approx(
+        (np.mean(values), np.std(values)), rel=1e-9
+    )
 
 
 def test_kernel_distance_is_unbiased():
     rng = np.random.default_rng(0)
-    values = [kernel_distance(rng.normal(size=(12, 4)), rng.normal(size=(9, 4))) for _ in range(600)]
+    values = [
+        kernel_distance(rng.normal(size=(12, 4)), rng.normal(size=(9, 4))) for _ in range(600)
+    ]
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(600)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch_fidelity") is None, reason="torch-fidelity is not installed"
+)
 def test_kernel_subsets_equal_torch_fidelity():
     from torch_fidelity.metric_kid import kid_features_to_metric
+
     x, y = (torch.from_numpy(sample(120, 16, seed) / 4).float() for seed in (1, 2))
     peer = kid_features_to_metric(x, y, kid_subsets=200, kid_subset_size=100, verbose=False)
-    assert kernel_subsets(x, y, 200, 100)[0] == pytest.approx(peer["kernel_inception_distance_mean"], rel=0.1)
+    assert kernel_subsets(x, y, 200, 100)[0] == pytest.approx(
+        peer["kernel_inception_distance_mean"], rel=0.1
+    )
 
 
 # Precision, recall, density, coverage
+
 
 @quickly
 @given(seed=seeds, n=st.integers(3, 40), m=st.integers(3, 40), k=st.integers(1, 2))
@@ -160,21 +197,29 @@ def test_prdc_equals_loops(seed, n, m, k):
     x, y = rng.normal(size=(n, 3)), rng.normal(size=(m, 3)) + rng.uniform(0, 2)
     table = cdist(x, y)
     inside = table < np.sort(cdist(x, x), 1)[:, k][:, None]
-    expected = {"precision": inside.any(0).mean(), "recall": (table < np.sort(cdist(y, y), 1)[:, k]).any(1).mean(),
-                "density": inside.sum() / (k * m), "coverage": inside.any(1).mean()}
+    expected = {
+        "precision": inside.any(0).mean(),
+        "recall": (table < np.sort(cdist(y, y), 1)[:, k]).any(1).mean(),
+        "density": inside.sum() / (k * m),
+        "coverage": inside.any(1).mean(),
+    }
     assert prdc(x, y, k) == pytest.approx(expected)
     swapped = prdc(y, x, k)
-    assert (swapped["precision"], swapped["recall"]) == pytest.approx((expected["recall"], expected["precision"]))
+    assert (swapped["precision"], swapped["recall"]) == pytest.approx(
+        (expected["recall"], expected["precision"])
+    )
 
 
 # Similarity
 
-@pytest.mark.parametrize("count, height, width", [(5, 11, 11), (33, 24, 17), (17, 64, 64), (3, 256, 200)])
+
+@pytest.mark.parametrize(
+    "count, height, width", [(5, 11, 11), (33, 24, 17), (17, 64, 64), (3, 256, 200)]
+)
 def test_ssim_equals_scikit_image(count, height, width):
     a, b = pictures(count, height, width, 0), pictures(count, height, width, 1)
     b = 0.6 * a + 0.4 * b
-    expected = [structural_similarity(p[0], q[0], **WANG)
-                for p, q in zip(a, b)]
+    expected = [structural_similarity(p[0], q[0], **WANG) for p, q in zip(a, b)]
     assert np.abs(ssim(a, b) - expected).max() < 1e-6
     assert np.abs(ssim(torch.from_numpy(a).float(), b, batch=2) - expected).max() < 1e-6
 
@@ -184,7 +229,9 @@ def test_ssim_equals_scikit_image(count, height, width):
 def test_similarity_invariants(seed, gain):
     a, b = pictures(3, 20, 15, seed), pictures(3, 20, 15, seed + 1)
     assert (ssim(a, a) == 1).all() and np.abs(ssim(a, b) - ssim(b, a)).max() < 1e-6
-    assert (np.abs(ssim(a, gain * b)) <= 1 + 1e-6).all() and not (np.abs(pearson(a, gain * b)) > 1).any()
+    assert (np.abs(ssim(a, gain * b)) <= 1 + 1e-6).all() and not (
+        np.abs(pearson(a, gain * b)) > 1
+    ).any()
     assert psnr(a, b) == pytest.approx(10 * np.log10(4 / mse(a, b)))
     assert mse(a, b) == pytest.approx(np.square(a - b).mean((1, 2, 3)), rel=1e-5)
 
@@ -192,23 +239,32 @@ def test_similarity_invariants(seed, gain):
 def test_pair_ssim_is_the_mean_over_pairs():
     a = pictures(9, 30, 30, 0)
     pairs = [(i, j) for i in range(9) for j in range(i)]
-    assert pair_ssim(a) == pytest.approx(np.mean([ssim(a[i:i + 1], a[j:j + 1])[0] for i, j in pairs]), abs=1e-6)
+    assert pair_ssim(a) == pytest.approx(
+        np.mean([ssim(a[i : i + 1], a[j : j + 1])[0] for i, j in pairs]), abs=1e-6
+    )
     assert pair_ssim(a, 20, seed=1) == pair_ssim(a, 20, seed=1) != pair_ssim(a, 20, seed=2)
 
 
 def test_ssim_on_real_images(real_data):
     from PIL import Image
-    paths = sorted(p for p in real_data.rglob("*") if p.suffix in (".png", ".jpeg", ".jpg", ".pgm"))[::50][:16]
-    films = np.stack([np.asarray(Image.open(p).convert("L").resize((128, 128)))[None] / 127.5 - 1 for p in paths])
-    expected = [structural_similarity(p[0], q[0], **WANG)
-                for p, q in zip(films[::2], films[1::2])]
+
+    paths = sorted(
+        p for p in real_data.rglob("*") if p.suffix in (".png", ".jpeg", ".jpg", ".pgm")
+    )[::50][:16]
+    films = np.stack(
+        [np.asarray(Image.open(p).convert("L").resize((128, 128)))[None] / 127.5 - 1 for p in paths]
+    )
+    expected = [structural_similarity(p[0], q[0], **WANG) for p, q in zip(films[::2], films[1::2])]
     assert np.abs(ssim(films[::2], films[1::2]) - expected).max() < 1e-6
 
 
 # Memorisation
 
+
 @quickly
-@given(seed=seeds, n=st.integers(1, 50), m=st.integers(1, 30), scale=st.sampled_from([1e-6, 1.0, 1e6]))
+@given(
+    seed=seeds, n=st.integers(1, 50), m=st.integers(1, 30), scale=st.sampled_from([1e-6, 1.0, 1e6])
+)
 def test_nearest_equals_the_table_of_distances(seed, n, m, scale):
     rng = np.random.default_rng(seed)
     train, fake = scale * rng.normal(size=(n, 5)) + scale, scale * rng.normal(size=(m, 5))
@@ -245,15 +301,41 @@ def test_copies_flags_what_is_too_near_and_little_else():
 
 # What all of them refuse
 
-DISTANCES = [frechet_distance, frechet_interval, kernel_distance, kernel_interval, authenticity, nearest,
-             lambda a, b: kernel_subsets(a, b, 2, 4), lambda a, b: prdc(a, b, 2), lambda a, b: copies(a, b, a, 0.5)]
-IMAGE_METRICS = [ssim, psnr, pearson, mse, nearest, lambda a, b: pair_ssim(b),
-                 lambda a, b: extract(random_extractor(), b)]
+DISTANCES = [
+    frechet_distance,
+    frechet_interval,
+    kernel_distance,
+    kernel_interval,
+    authenticity,
+    nearest,
+    lambda a, b: kernel_subsets(a, b, 2, 4),
+    lambda a, b: prdc(a, b, 2),
+    lambda a, b: copies(a, b, a, 0.5),
+]
+IMAGE_METRICS = [
+    ssim,
+    psnr,
+    pearson,
+    mse,
+    nearest,
+    lambda a, b: pair_ssim(b),
+    lambda a, b: extract(random_extractor(), b),
+]
 
 
 @pytest.mark.parametrize("metric", DISTANCES)
-@pytest.mark.parametrize("bad", [np.full((8, 4), np.nan), np.ones((8, 3)), np.ones(8), np.ones((0, 4)),
-                                 np.ones((8, 4), complex), np.array([["a"] * 4] * 8), [[1.0, np.inf, 0, 0]] * 8])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.full((8, 4), np.nan),
+        np.ones((8, 3)),
+        np.ones(8),
+        np.ones((0, 4)),
+        np.ones((8, 4), complex),
+        np.array([["a"] * 4] * 8),
+        [[1.0, np.inf, 0, 0]] * 8,
+    ],
+)
 def test_features_that_are_refused(metric, bad):
     good = np.random.default_rng(0).normal(size=(8, 4))
     for pair in ((good, bad), (bad, good)):
@@ -263,8 +345,17 @@ def test_features_that_are_refused(metric, bad):
 
 
 @pytest.mark.parametrize("metric", IMAGE_METRICS)
-@pytest.mark.parametrize("bad", [np.full((8, 1, 16, 16), np.nan), np.zeros((8, 3, 16, 16)), np.zeros((8, 16, 16, 1)),
-                                 np.full((8, 1, 16, 16), 255.0), np.zeros((0, 1, 16, 16)), np.zeros((8, 1, 0, 16))])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.full((8, 1, 16, 16), np.nan),
+        np.zeros((8, 3, 16, 16)),
+        np.zeros((8, 16, 16, 1)),
+        np.full((8, 1, 16, 16), 255.0),
+        np.zeros((0, 1, 16, 16)),
+        np.zeros((8, 1, 0, 16)),
+    ],
+)
 def test_images_that_are_refused(metric, bad):
     with pytest.raises(MedganError):
         metric(np.zeros((8, 1, 16, 16)), bad)
@@ -272,15 +363,23 @@ def test_images_that_are_refused(metric, bad):
 
 def test_counts_that_are_refused():
     x = np.random.default_rng(0).normal(size=(9, 4))
-    for call in (lambda: prdc(x, x, 9), lambda: prdc(x, x, 0),
-                 lambda: kernel_subsets(x, x, 5, 10), lambda: kernel_subsets(x, x, 0, 5),
-                 lambda: copies(x, x, x, 0.01), lambda: copies(x, x, x, 1.5), lambda: floor_and_copy(mse, x, x, 10),
-                 lambda: frechet_interval(x, x, level=2), lambda: authenticity(x[:1], x)):
+    for call in (
+        lambda: prdc(x, x, 9),
+        lambda: prdc(x, x, 0),
+        lambda: kernel_subsets(x, x, 5, 10),
+        lambda: kernel_subsets(x, x, 0, 5),
+        lambda: copies(x, x, x, 0.01),
+        lambda: copies(x, x, x, 1.5),
+        lambda: floor_and_copy(mse, x, x, 10),
+        lambda: frechet_interval(x, x, level=2),
+        lambda: authenticity(x[:1], x),
+    ):
         with pytest.raises(MedganError):
             call()
 
 
 # Weights
+
 
 def test_published_weights_are_parsed_in_one_place_only():
     parsers = ("torch.load", "pickle.load", "pickle.loads", "torch.jit.load", "np.load")

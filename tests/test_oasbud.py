@@ -1,4 +1,5 @@
 """The OASBUD file in both formats, whole and damaged: read as it is, or refused in one line that names file and field."""
+
 import socket
 
 import h5py
@@ -8,11 +9,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medgan_nb.core import DataError, MedganError
-from medgan_nb.data import oasbud, sources
-from medgan_nb.data.matfile import write_structs
-from medgan_nb.data.split import audit, by_group
+from medgan_nb.core.errors import DataError, MedganError
+from medgan_nb.data.formats.matlab import write_structs
+from medgan_nb.data.splits import audit, by_group
 from medgan_nb.data.ultrasound import Lesion, bmode, envelope, pictures
+from medgan_nb.datasets import oasbud
+from medgan_nb.datasets import registry as sources
 
 VERSIONS = ("v5", "v7.3")
 DEPTH = 64
@@ -25,10 +27,22 @@ def rows(malignant: int = 1) -> list[dict]:
     for k in range(100):
         mask = np.zeros((DEPTH, 510), np.uint8)
         mask[20:40, 100 + k : 300] = 1
-        frames = [np.tile(draw.integers(-900, 900, (DEPTH, 1)), (1, 510)).astype(np.int16) for _ in range(2)]
+        frames = [
+            np.tile(draw.integers(-900, 900, (DEPTH, 1)), (1, 510)).astype(np.int16)
+            for _ in range(2)
+        ]
         sick = k % 2 == 0 or k in (1, 3)
-        made.append({"id": f"p{10 if k == 50 else k:02d}", "rf1": frames[0], "rf2": frames[1], "roi1": mask, "roi2": mask,
-                     "birads": "5" if sick else "4a", "class": np.array([[malignant if sick else 1 - malignant]], np.uint8)})
+        made.append(
+            {
+                "id": f"p{10 if k == 50 else k:02d}",
+                "rf1": frames[0],
+                "rf2": frames[1],
+                "roi1": mask,
+                "roi2": mask,
+                "birads": "5" if sick else "4a",
+                "class": np.array([[malignant if sick else 1 - malignant]], np.uint8),
+            }
+        )
     return made
 
 
@@ -71,7 +85,11 @@ def test_either_value_of_class_may_be_the_malignant_one(files, tmp_path, version
 
 def test_class_that_contradicts_birads_is_refused(tmp_path):
     turned = [row | {"birads": "3" if row["birads"] == "5" else "5"} for row in rows()]
-    refused(write_structs(tmp_path / "OASBUD.mat", "data", turned), "BI-RADS is 3.00 against 5.00", "cannot be told")
+    refused(
+        write_structs(tmp_path / "OASBUD.mat", "data", turned),
+        "BI-RADS is 3.00 against 5.00",
+        "cannot be told",
+    )
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -82,8 +100,14 @@ def test_cut_at_two_hundred_places(files, tmp_path, version):
         refused(path)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(places=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=5))
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    places=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=5
+    )
+)
 @pytest.mark.parametrize("version", VERSIONS)
 def test_changed_bytes_are_read_or_refused_in_one_line(files, tmp_path, version, places):
     whole = bytearray(files[version].read_bytes())
@@ -98,12 +122,21 @@ def test_changed_bytes_are_read_or_refused_in_one_line(files, tmp_path, version,
 
 
 SPOILED = {
-    "transposed": ({"rf1": np.ones((510, DEPTH), np.int16)}, "data(7).rf1: shape (510, 64), a frame that lies on its side"),
+    "transposed": (
+        {"rf1": np.ones((510, DEPTH), np.int16)},
+        "data(7).rf1: shape (510, 64), a frame that lies on its side",
+    ),
     "nan": ({"rf2": np.full((DEPTH, 510), np.nan)}, "data(7).rf2: 32640 of 32640 values are NaN"),
-    "silent line": ({"rf1": np.tile(np.arange(510) != 3, (DEPTH, 1)).astype(np.int16)}, "data(7).rf1: 1 lines are all zero"),
+    "silent line": (
+        {"rf1": np.tile(np.arange(510) != 3, (DEPTH, 1)).astype(np.int16)},
+        "data(7).rf1: 1 lines are all zero",
+    ),
     "too short": ({"rf1": np.ones((20, 510))}, "data(7).rf1: shape (20, 510)"),
     "text for echoes": ({"rf1": "echoes"}, "data(7).rf1: str"),
-    "mask of another size": ({"roi1": np.ones((DEPTH, 511), np.uint8)}, "data(7).roi1: shape (64, 511); expected (64, 510)"),
+    "mask of another size": (
+        {"roi1": np.ones((DEPTH, 511), np.uint8)},
+        "data(7).roi1: shape (64, 511); expected (64, 510)",
+    ),
     "mask of grey": ({"roi2": np.full((DEPTH, 510), 0.5)}, "data(7).roi2: values beside 0 and 1"),
     "empty mask": ({"roi2": np.zeros((DEPTH, 510), np.uint8)}, "data(7).roi2: marks nothing"),
     "class 2": ({"class": np.array([[2]])}, "data(7).class: [2]; expected 0 or 1"),
@@ -126,22 +159,32 @@ def test_object_arrays_and_other_structures(tmp_path):
     table[6]["rf1"] = np.array([{"a": 1}, "b"], object)
     refused(write_structs(tmp_path / "cells.mat", "data", table), "data(7).rf1: cell array")
     refused(write_structs(tmp_path / "other.mat", "lesions", rows()), "has no variable data")
-    refused(write_structs(tmp_path / "few.mat", "data", rows()[:99]), "expected a struct array of 100")
-    refused(write_structs(tmp_path / "less.mat", "data", [{"id": row["id"]} for row in rows()], "v7.3"), "expected also rf1")
+    refused(
+        write_structs(tmp_path / "few.mat", "data", rows()[:99]), "expected a struct array of 100"
+    )
+    refused(
+        write_structs(tmp_path / "less.mat", "data", [{"id": row["id"]} for row in rows()], "v7.3"),
+        "expected also rf1",
+    )
 
 
 def test_what_is_no_matlab_file(tmp_path):
-    for name, content, said in (("page.mat", b"<!DOCTYPE html><p>404", "is a web page"), ("empty.mat", b"", "is empty"),
-                                ("lfs.mat", b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
-                                ("zip.mat", b"PK\3\4" + bytes(600), "no MATLAB file"),
-                                ("pickle.mat", b"\x80\x04cposix\nsystem\n(S'touch /tmp/x'\ntR.", "no MATLAB file")):
+    for name, content, said in (
+        ("page.mat", b"<!DOCTYPE html><p>404", "is a web page"),
+        ("empty.mat", b"", "is empty"),
+        ("lfs.mat", b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+        ("zip.mat", b"PK\3\4" + bytes(600), "no MATLAB file"),
+        ("pickle.mat", b"\x80\x04cposix\nsystem\n(S'touch /tmp/x'\ntR.", "no MATLAB file"),
+    ):
         (tmp_path / name).write_bytes(content)
         refused(tmp_path / name, said)
     with pytest.raises(DataError, match="no OASBUD.mat in it"):
         oasbud.load(tmp_path, 32)
 
 
-@pytest.mark.parametrize("link", [h5py.ExternalLink("secret.h5", "/rf"), h5py.SoftLink("/data/rf1")])
+@pytest.mark.parametrize(
+    "link", [h5py.ExternalLink("secret.h5", "/rf"), h5py.SoftLink("/data/rf1")]
+)
 def test_links_are_not_followed(files, tmp_path, monkeypatch, link):
     (tmp_path / "OASBUD.mat").write_bytes(files["v7.3"].read_bytes())
     with h5py.File(tmp_path / "OASBUD.mat", "r+") as file:
@@ -150,7 +193,9 @@ def test_links_are_not_followed(files, tmp_path, monkeypatch, link):
     with h5py.File(tmp_path / "secret.h5", "w") as file:
         file["rf"] = np.ones((510, DEPTH))
     opened = []
-    monkeypatch.setattr(h5py.h5f, "open", lambda *a, real=h5py.h5f.open, **k: opened.append(a[0]) or real(*a, **k))
+    monkeypatch.setattr(
+        h5py.h5f, "open", lambda *a, real=h5py.h5f.open, **k: opened.append(a[0]) or real(*a, **k)
+    )
     refused(tmp_path / "OASBUD.mat", "/data/rf1: a", "link; expected none")
     assert not any(b"secret" in name for name in opened)
 
@@ -161,21 +206,32 @@ def test_by_name_checked_and_split(files, tmp_path, monkeypatch):
     images = sources.load("oasbud", folder, size=32)
     assert images.fingerprint == sources.load("oasbud", folder, size=32).fingerprint
     parts = by_group(images, {"train": 0.8, "test": 0.2}, 0)
-    assert audit(**parts) == [] and 36 <= len(parts["test"]) <= 40 and len(parts["train"]) + len(parts["test"]) == 200
+    assert (
+        audit(**parts) == []
+        and 36 <= len(parts["test"]) <= 40
+        and len(parts["train"]) + len(parts["test"]) == 200
+    )
     assert [f.fault for f in sources.check(folder)] == [False]
     (tmp_path / "OASBUD.mat").write_bytes(files["v5"].read_bytes()[:-99])
     findings = sources.check(tmp_path)
-    assert [f.fault for f in findings] == [True] and "OASBUD.mat" in findings[0].what and "image" not in findings[0].what
+    assert (
+        [f.fault for f in findings] == [True]
+        and "OASBUD.mat" in findings[0].what
+        and "image" not in findings[0].what
+    )
 
 
 def test_fetch_without_a_connection(tmp_path, monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("offline")
+
     monkeypatch.setattr(socket, "getaddrinfo", offline)
     monkeypatch.setattr(socket.socket, "connect", offline)
     for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(proxy, raising=False)
-    with pytest.raises(MedganError, match="not there and not fetched from doi.org/10.5281/zenodo.545928"):
+    with pytest.raises(
+        MedganError, match="not there and not fetched from doi.org/10.5281/zenodo.545928"
+    ):
         sources.fetch("oasbud", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -185,7 +241,11 @@ def test_memory_of_a_long_set_is_that_of_a_frame():
 
     def frames():
         for k in range(30):
-            yield np.random.default_rng(k).integers(-900, 900, (1000, 510)).astype(np.int16), np.ones((1000, 510), np.uint8)
+            yield (
+                np.random.default_rng(k).integers(-900, 900, (1000, 510)).astype(np.int16),
+                np.ones((1000, 510), np.uint8),
+            )
+
     tracemalloc.start()
     pixels, masks = pictures(frames(), 64)
     peak = tracemalloc.get_traced_memory()[1]
@@ -195,8 +255,10 @@ def test_memory_of_a_long_set_is_that_of_a_frame():
 
 def test_depth_is_the_axis_before_the_last():
     t = torch.arange(400.0).view(-1, 1)
-    echo = torch.exp(-((t - 200) / 20) ** 2) * torch.cos(2 * torch.pi * t / 4 + torch.arange(30.0))
-    assert (envelope(echo) - torch.exp(-((t - 200) / 20) ** 2)).abs().max() < 1e-4
+    echo = torch.exp(-(((t - 200) / 20) ** 2)) * torch.cos(
+        2 * torch.pi * t / 4 + torch.arange(30.0)
+    )
+    assert (envelope(echo) - torch.exp(-(((t - 200) / 20) ** 2))).abs().max() < 1e-4
     assert bmode(echo[None]).shape[-1] == 30 and isinstance(bmode(echo.numpy()), np.ndarray)
     lesion = Lesion("a", "3", False, ((echo, echo > 0.5),))
     assert lesion.views[0][0].shape == (400, 30)

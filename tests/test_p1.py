@@ -1,4 +1,5 @@
 """Paper 1: a growing network killed in the middle of a fade, a NaN in the terms that compare G with real images, and the set on real scans."""
+
 import os
 import signal
 import subprocess
@@ -9,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from medgan_nb.core import TrainingError, read_lines
-from medgan_nb.study import p1
-from medgan_nb.train.loop import train
+from medgan_nb.core.errors import TrainingError
+from medgan_nb.core.files import read_lines
+from medgan_nb.studies.p1 import study as p1
+from medgan_nb.training.loop import train
 
 CHILD = """
 import os, signal, sys
@@ -31,28 +32,58 @@ grown(Path(sys.argv[1]), [kill_at(int(sys.argv[2]))])
 
 def lesions():
     "Simulated: ramps of two classes, two views each."
-    from medgan_nb.data.images import ImageSet, to_pixels
+    from medgan_nb.data.dataset import ImageSet, to_pixels
+
     g = torch.Generator().manual_seed(0)
-    pixels = to_pixels(torch.rand(24, 1, 1, 1, generator=g) * torch.linspace(-1, 1, 32).view(1, 1, 32, 1).expand(24, 1, 32, 32))
-    return ImageSet(pixels, [0, 1] * 12, p1.CLASSES, np.arange(24) // 2, range(24), masks=pixels > 128, name="ramps", simulated=True)
+    pixels = to_pixels(
+        torch.rand(24, 1, 1, 1, generator=g)
+        * torch.linspace(-1, 1, 32).view(1, 1, 32, 1).expand(24, 1, 32, 32)
+    )
+    return ImageSet(
+        pixels,
+        [0, 1] * 12,
+        p1.CLASSES,
+        np.arange(24) // 2,
+        range(24),
+        masks=pixels > 128,
+        name="ramps",
+        simulated=True,
+    )
 
 
 def small(**changes):
     "The recipe of Model 0 at a sixteenth of its width, growing from 16 to 32 px."
-    settings = p1.OPTIONS | p1.PRESETS["smoke"] | {"grow": "from16", "batch": 4, "n_critic": 1} | changes
+    settings = (
+        p1.OPTIONS | p1.PRESETS["smoke"] | {"grow": "from16", "batch": 4, "n_critic": 1} | changes
+    )
     return p1.made_of("m0", settings)
 
 
 def grown(folder, hooks=()):
     "80 steps with a fade from step 22 on; a checkpoint every other step."
-    from medgan_nb.models.readers import SmallCNN
-    from medgan_nb.study.p1_watch import AuxClassifier, Curves
-    from medgan_nb.train.watch import Growth
+    from medgan_nb.models.classifiers import SmallCNN
+    from medgan_nb.studies.p1.callbacks import AuxClassifier, Curves
+    from medgan_nb.training.callbacks import Growth
+
     torch.set_num_threads(1)
     images = lesions()
-    watch = {"aux": lambda: AuxClassifier(SmallCNN(32, 2), 32), "curves": lambda: Curves(images, images, 0, most=8),
-             "growth": lambda: Growth((16, 32), "fd", patience=1.0)}
-    return train(small(), images, kimg=0.32, folder=folder, precision="fp32", ticks=40, save_seconds=0.0, watch=watch, hooks=hooks, bar=False)
+    watch = {
+        "aux": lambda: AuxClassifier(SmallCNN(32, 2), 32),
+        "curves": lambda: Curves(images, images, 0, most=8),
+        "growth": lambda: Growth((16, 32), "fd", patience=1.0),
+    }
+    return train(
+        small(),
+        images,
+        kimg=0.32,
+        folder=folder,
+        precision="fp32",
+        ticks=40,
+        save_seconds=0.0,
+        watch=watch,
+        hooks=hooks,
+        bar=False,
+    )
 
 
 def test_killed_in_the_middle_of_a_fade(tmp_path):
@@ -60,13 +91,21 @@ def test_killed_in_the_middle_of_a_fade(tmp_path):
     fading = [row["step"] for row in whole.log if 0 < row["alpha"] < 1]
     assert len(fading) > 5
     for step in (fading[2], fading[-2]):
-        child = subprocess.run([sys.executable, "-c", CHILD, str(tmp_path / "killed"), str(step)], capture_output=True, text=True,
-                               cwd=Path(__file__).parent.parent, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        child = subprocess.run(
+            [sys.executable, "-c", CHILD, str(tmp_path / "killed"), str(step)],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
         assert child.returncode == -signal.SIGKILL, child.stderr
     again = grown(tmp_path / "killed")
     for a, b in zip(whole.G.state_dict().values(), again.G.state_dict().values()):
         assert a == b if isinstance(a, dict) else torch.equal(a, b)
-    strip = lambda rows: [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+    def strip(rows):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
     assert strip(read_lines(tmp_path / "killed" / "log.jsonl")) == strip(whole.log)
 
 
@@ -74,13 +113,20 @@ def test_killed_in_the_middle_of_a_fade(tmp_path):
 def test_nan_in_a_term_stops_before_the_update(term):
     torch.set_num_threads(1)
     made = small(grow="off")
-    poisoned = lambda p: replace(p, value=lambda *given: p.value(*given) * float("nan")) if p.name == term else p
+
+    def poisoned(p):
+        return (
+            replace(p, value=lambda *given: p.value(*given) * float("nan")) if p.name == term else p
+        )
+
     made = replace(made, penalties=tuple(poisoned(p) for p in made.penalties))
     with pytest.raises(TrainingError, match=f"{term} nan.*stopped before the update"):
         train(made, lesions(), kimg=0.02, precision="fp32", bar=False)
 
 
-@pytest.mark.skipif(not os.environ.get("MEDGAN_DATA"), reason="MEDGAN_DATA names no folder with real images")
+@pytest.mark.skipif(
+    not os.environ.get("MEDGAN_DATA"), reason="MEDGAN_DATA names no folder with real images"
+)
 def test_busi_by_lesion():
     data = os.environ["MEDGAN_DATA"]
     if not (Path(data) / "Dataset_BUSI_with_GT").is_dir():

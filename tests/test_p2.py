@@ -1,4 +1,5 @@
 """Study 2 as people run it: papermill, a grid by command, one's own folder of one class, and what cannot be met."""
+
 import csv
 import hashlib
 import json
@@ -12,13 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from medgan_nb.core import ConfigError, MedganError
-from medgan_nb.data import sources
-from medgan_nb.downstream.classify import Arm
-from medgan_nb.models import readers
-from medgan_nb.study import p2, p2_leak, p2_tables
-from medgan_nb.study.run import finished_runs, start
-from medgan_nb.weights import Published
+from medgan_nb.core.errors import ConfigError, MedganError
+from medgan_nb.core.weights import Published
+from medgan_nb.datasets import registry as sources
+from medgan_nb.evaluation.classification import Arm
+from medgan_nb.experiments.run import finished_runs, start
+from medgan_nb.models import classifiers as readers
+from medgan_nb.studies.p2 import leakage as p2_leak
+from medgan_nb.studies.p2 import study as p2
+from medgan_nb.studies.p2 import tables as p2_tables
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = str(Path(sys.executable).parent / "medgan-nb")
@@ -29,11 +32,27 @@ TINY = {"preset": "smoke", "device": "cpu"}
 def batch(tmp_path_factory):
     "Two models at one size, by one command."
     outputs = tmp_path_factory.mktemp("p2")
-    words = [COMMAND, "sweep", "p2", "-p", "preset=smoke", "-p", "dataset_size=50", "-p", "model=stylegan2,stylegan2_diffaugment",
-             "--outputs", str(outputs)]
+    words = [
+        COMMAND,
+        "sweep",
+        "p2",
+        "-p",
+        "preset=smoke",
+        "-p",
+        "dataset_size=50",
+        "-p",
+        "model=stylegan2,stylegan2_diffaugment",
+        "--outputs",
+        str(outputs),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, cwd=outputs)
     assert done.returncode == 0, done.stderr
-    assert subprocess.run([COMMAND, "report", "--outputs", str(outputs)], capture_output=True, text=True).returncode == 0
+    assert (
+        subprocess.run(
+            [COMMAND, "report", "--outputs", str(outputs)], capture_output=True, text=True
+        ).returncode
+        == 0
+    )
     return outputs
 
 
@@ -55,10 +74,27 @@ def test_every_number_comes_with_its_context(batch):
 @pytest.mark.xdist_group("p2")
 def test_the_report_has_the_papers_tables_and_claims_nothing_on_simulated_images(batch):
     folder = batch / "report" / "p2"
-    names = {"fid", "table1_js_ssim", "table2_classification", "leakage", "classifiers", "quality", "data", "audit"}
+    names = {
+        "fid",
+        "table1_js_ssim",
+        "table2_classification",
+        "leakage",
+        "classifiers",
+        "quality",
+        "data",
+        "audit",
+    }
     assert names <= {path.stem for path in folder.glob("*.csv")}
-    assert {"fig2_fid", "fig3_samples", "leakage", "fig1_architecture", "nearest_training_images"} <= {path.stem for path in folder.glob("*.png")}
-    rows = {path.stem: list(csv.DictReader(open(path, newline=""))) for path in folder.glob("*.csv")}
+    assert {
+        "fig2_fid",
+        "fig3_samples",
+        "leakage",
+        "fig1_architecture",
+        "nearest_training_images",
+    } <= {path.stem for path in folder.glob("*.png")}
+    rows = {
+        path.stem: list(csv.DictReader(open(path, newline=""))) for path in folder.glob("*.csv")
+    }
     assert not any(r["verdict"] in ("inside", "outside") for table in rows.values() for r in table)
     assert any(r["row"] == "n = 50, StyleGAN2 DiffAug - StyleGAN2" for r in rows["fid"])
     assert any(r["column"] == "gain over copies (points)" for r in rows["table2_classification"])
@@ -68,15 +104,23 @@ def test_the_report_has_the_papers_tables_and_claims_nothing_on_simulated_images
 def test_predictions_give_the_classifier_rows_again(batch):
     for run in finished_runs(batch, "p2"):
         kept = json.loads((run.folder / "predictions.json").read_text())
-        for r in (r for r in run.metrics["results"] if r["table"] == "classifier" and not r["row"].startswith("split_by")):
-            hits = np.array([list(map(int, fold)) for fold in kept["arms"][r["row"]]["calls"]]) == np.array(kept["labels"])
+        for r in (
+            r
+            for r in run.metrics["results"]
+            if r["table"] == "classifier" and not r["row"].startswith("split_by")
+        ):
+            hits = np.array(
+                [list(map(int, fold)) for fold in kept["arms"][r["row"]]["calls"]]
+            ) == np.array(kept["labels"])
             assert r["value"] == pytest.approx(100 * hits.mean(), abs=1e-4)
 
 
 def test_a_rival_has_the_same_count_and_steps(batch):
     for run in finished_runs(batch, "p2"):
         arms = json.loads((run.folder / "predictions.json").read_text())["arms"]
-        assert [arms["copies100"][key] for key in ("n", "steps")] == [arms["synthetic100"][key] for key in ("n", "steps")]
+        assert [arms["copies100"][key] for key in ("n", "steps")] == [
+            arms["synthetic100"][key] for key in ("n", "steps")
+        ]
 
 
 def test_a_folder_of_one_class_runs_without_a_classifier(tmp_path):
@@ -84,7 +128,15 @@ def test_a_folder_of_one_class_runs_without_a_classifier(tmp_path):
     (tmp_path / "mine" / "scans").mkdir(parents=True)
     for k in range(60):
         Image.fromarray(images.pixels[k, 0].numpy()).save(tmp_path / "mine" / "scans" / f"{k}.png")
-    run = start(p2.STUDY, TINY | {"dataset": "folder", "data_dir": str(tmp_path / "mine"), "outputs": str(tmp_path / "outputs")})
+    run = start(
+        p2.STUDY,
+        TINY
+        | {
+            "dataset": "folder",
+            "data_dir": str(tmp_path / "mine"),
+            "outputs": str(tmp_path / "outputs"),
+        },
+    )
     trained = p2.train_gan(run)
     synthetic = p2.synthesise(run, trained)
     left = p2.classify_arms(run, synthetic, progress=lambda text: None)
@@ -99,7 +151,9 @@ def own_folder(root, classes, n, per_group=1):
     for name in classes:
         (root / name).mkdir(parents=True)
         for k in range(n):
-            Image.fromarray(draw.integers(0, 255, (40, 40)).astype(np.uint8)).save(root / name / f"{k}.png")
+            Image.fromarray(draw.integers(0, 255, (40, 40)).astype(np.uint8)).save(
+                root / name / f"{k}.png"
+            )
             lines.append(f"{name}/{k}.png,{name}{k // per_group}")
     if per_group > 1:
         (root / "groups.csv").write_text("\n".join(lines) + "\n")
@@ -107,22 +161,41 @@ def own_folder(root, classes, n, per_group=1):
 
 
 def test_groups_that_do_not_come_out_even(tmp_path):
-    run = start(p2.STUDY, TINY | own_folder(tmp_path / "mine", "ab", 48, per_group=7) | {"kimg": 0.04, "outputs": str(tmp_path / "outputs")})
+    run = start(
+        p2.STUDY,
+        TINY
+        | own_folder(tmp_path / "mine", "ab", 48, per_group=7)
+        | {"kimg": 0.04, "outputs": str(tmp_path / "outputs")},
+    )
     train, test = run.data["train"], run.data["test"]
     assert not set(train.groups) & set(test.groups) and len(train) + len(test) == 96
     trained = p2.train_gan(run)
     synthetic = p2.synthesise(run, trained)
     left = p2.classify_arms(run, synthetic, progress=lambda text: None)
     found = run.finish(p2.results(run, synthetic, trained, left))["results"]
-    assert {"split by image", "split by group"} == {r["row"].split(",")[0] for r in found if r["column"] == p2_leak.CLASSIFIER}
+    assert {"split by image", "split by group"} == {
+        r["row"].split(",")[0] for r in found if r["column"] == p2_leak.CLASSIFIER
+    }
 
 
-@pytest.mark.parametrize("classes, n, per_group, message", [
-    ("a", 1, 1, "1 images; expected enough"), ("ab", 2, 1, "folds"), ("a", 5, 1, "expected 6 or more"), ("ab", 6, 1, "4 test images out of 12"),
-    ("ab", 30, 30, "class a has 1 groups")])
+@pytest.mark.parametrize(
+    "classes, n, per_group, message",
+    [
+        ("a", 1, 1, "1 images; expected enough"),
+        ("ab", 2, 1, "folds"),
+        ("a", 5, 1, "expected 6 or more"),
+        ("ab", 6, 1, "4 test images out of 12"),
+        ("ab", 30, 30, "class a has 1 groups"),
+    ],
+)
 def test_too_few_images_are_said_before_any_training(tmp_path, classes, n, per_group, message):
     with pytest.raises(MedganError) as raised:
-        start(p2.STUDY, TINY | own_folder(tmp_path / "mine", classes, n, per_group) | {"outputs": str(tmp_path / "outputs")})
+        start(
+            p2.STUDY,
+            TINY
+            | own_folder(tmp_path / "mine", classes, n, per_group)
+            | {"outputs": str(tmp_path / "outputs")},
+        )
     assert message in str(raised.value) and "\n" not in str(raised.value)
     assert not (tmp_path / "outputs").exists()
 
@@ -130,8 +203,14 @@ def test_too_few_images_are_said_before_any_training(tmp_path, classes, n, per_g
 @pytest.mark.xdist_group("p2")
 def test_the_classifier_is_scored_under_both_splits_at_every_size(batch):
     for run in finished_runs(batch, "p2"):
-        rows = [r for r in run.metrics["results"] if r["table"] == "leakage" and r["column"] == p2_leak.CLASSIFIER]
-        assert {r["row"] for r in rows} == {f"split by {way}, n = {n}" for way in ("image", "group") for n in p2.SIZES}
+        rows = [
+            r
+            for r in run.metrics["results"]
+            if r["table"] == "leakage" and r["column"] == p2_leak.CLASSIFIER
+        ]
+        assert {r["row"] for r in rows} == {
+            f"split by {way}, n = {n}" for way in ("image", "group") for n in p2.SIZES
+        }
         assert all(0 <= r["value"] <= 100 for r in rows)
 
 
@@ -143,11 +222,19 @@ def test_weights_put_by_hand_are_checked_by_hash_and_used(tmp_path, monkeypatch)
     torch.save(state, tmp_path / "hand" / "b2.pth")
     content = (tmp_path / "hand" / "b2.pth").read_bytes()
     source = Published("http://127.0.0.1:9/b2.pth", hashlib.sha256(content).hexdigest())
-    run = start(p2.STUDY, TINY | {"classifier": "efficientnet_b2", "outputs": str(tmp_path / "outputs")})
-    arm = Arm("real", "real", run.data["train"].take(np.arange(0, 100, 12)), p2.plan_of(run.settings, 8))
+    run = start(
+        p2.STUDY, TINY | {"classifier": "efficientnet_b2", "outputs": str(tmp_path / "outputs")}
+    )
+    arm = Arm(
+        "real", "real", run.data["train"].take(np.arange(0, 100, 12)), p2.plan_of(run.settings, 8)
+    )
 
     def record(folder):
-        monkeypatch.setitem(readers.READERS, "efficientnet_b2", partial(readers.efficientnet_b2, source=source, folder=folder))
+        monkeypatch.setitem(
+            readers.READERS,
+            "efficientnet_b2",
+            partial(readers.efficientnet_b2, source=source, folder=folder),
+        )
         return p2.fit_one(run, arm, run.data["test"].take(np.arange(0, 280, 30)), 0)
 
     used = record(tmp_path / "hand")
@@ -155,18 +242,36 @@ def test_weights_put_by_hand_are_checked_by_hash_and_used(tmp_path, monkeypatch)
     given = readers.reader("efficientnet_b2", 3, 32)[0].backbone.state_dict()
     assert all(torch.equal(given[name], state[name]) for name in given)
     absent = record(tmp_path / "nowhere")
-    assert absent["init"] == "random" and "not there and not fetched from http://127.0.0.1:9/b2.pth" in absent["note"]
+    assert (
+        absent["init"] == "random"
+        and "not there and not fetched from http://127.0.0.1:9/b2.pth" in absent["note"]
+    )
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "b2.pth").write_bytes(content[:-1] + b"x")
     refused = record(tmp_path / "other")
     assert refused["init"] == "random" and f"expected {source.sha256[:16]}" in refused["note"]
 
 
-@pytest.mark.parametrize("name, value, message", [
-    ("dataset_size", 501, "501"), ("dataset_size", 3, "folds"), ("model", "cgan", "stylegan2_diffaugment"), ("split", "lesion", "group, image"),
-    ("augpipe", "zoom", "augmentation pipe"), ("classifier", "vgg", "efficientnet_b2"), ("config", "big", "paper256"), ("size", 48, "48"),
-    ("fit", "squash", "stretch"), ("seed", -1, "4294967295"), ("kimg", -1.0, "kimg is -1.0"), ("kimg", float("nan"), "kimg is nan"), ("clf_epochs", -3, "clf_epochs"),
-    ("dataset_size", 100000, "expected 1 to 500"), ("dataset_size", -5, "-5")])
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("dataset_size", 501, "501"),
+        ("dataset_size", 3, "folds"),
+        ("model", "cgan", "stylegan2_diffaugment"),
+        ("split", "lesion", "group, image"),
+        ("augpipe", "zoom", "augmentation pipe"),
+        ("classifier", "vgg", "efficientnet_b2"),
+        ("config", "big", "paper256"),
+        ("size", 48, "48"),
+        ("fit", "squash", "stretch"),
+        ("seed", -1, "4294967295"),
+        ("kimg", -1.0, "kimg is -1.0"),
+        ("kimg", float("nan"), "kimg is nan"),
+        ("clf_epochs", -3, "clf_epochs"),
+        ("dataset_size", 100000, "expected 1 to 500"),
+        ("dataset_size", -5, "-5"),
+    ],
+)
 def test_a_wrong_request_is_one_line_before_any_training(tmp_path, name, value, message):
     with pytest.raises(ConfigError) as raised:
         start(p2.STUDY, TINY | {"outputs": str(tmp_path), name: value})
@@ -175,16 +280,31 @@ def test_a_wrong_request_is_one_line_before_any_training(tmp_path, name, value, 
 
 
 def test_on_the_real_set(tmp_path, real_data):
-    run = start(p2.STUDY, TINY | {"data_dir": str(real_data), "dataset_size": 100, "outputs": str(tmp_path)})
+    run = start(
+        p2.STUDY, TINY | {"data_dir": str(real_data), "dataset_size": 100, "outputs": str(tmp_path)}
+    )
     counts = run.config["data"]["counts"]
-    assert list(counts["test"].values()) == [157, 75, 48] and list(counts["train"].values()) == [56, 27, 17]
+    assert list(counts["test"].values()) == [157, 75, 48] and list(counts["train"].values()) == [
+        56,
+        27,
+        17,
+    ]
     assert not set(run.data["pool"].groups) & set(run.data["test"].groups)
-    rows = {(r["row"], r["column"]): r["value"] for r in p2.leakage_rows(run.data["all"], 280, p2.SIZES, seeds=5)}
-    assert rows["split by image, n = 500", "1-NN accuracy (%)"] > rows["split by group, n = 500", "1-NN accuracy (%)"] + 10
+    rows = {
+        (r["row"], r["column"]): r["value"]
+        for r in p2.leakage_rows(run.data["all"], 280, p2.SIZES, seeds=5)
+    }
+    assert (
+        rows["split by image, n = 500", "1-NN accuracy (%)"]
+        > rows["split by group, n = 500", "1-NN accuracy (%)"] + 10
+    )
 
 
 def test_the_published_leakage_of_the_trained_classifier_adds_up():
-    rows = {r["row"]: {key: float(r[key]) for key in ("ours", "low", "high")} for r in p2_leak.published()}
+    rows = {
+        r["row"]: {key: float(r[key]) for key in ("ours", "low", "high")}
+        for r in p2_leak.published()
+    }
     assert {f"split by {way}, n = {n}" for way in ("image", "group") for n in p2.SIZES} <= set(rows)
     for way in ("image", "group"):
         drop = rows[f"split by {way}, n = 500"]["ours"] - rows[f"split by {way}, n = 50"]["ours"]

@@ -1,14 +1,15 @@
 """What is published can be traced: its numbers follow from the predictions beside them, and the README says the same."""
+
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from medgan_nb.downstream.scores import scores
-from medgan_nb.study.papers import STUDIES
-from medgan_nb.study.report import chosen
-from medgan_nb.study.run import config_hash, finished_runs
+from medgan_nb.evaluation.scores import scores
+from medgan_nb.experiments.run import config_hash, finished_runs
+from medgan_nb.report.build import chosen
+from medgan_nb.studies.registry import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "outputs" / "published"
@@ -24,12 +25,23 @@ def test_numbers_follow_from_predictions(run):
     assert json.loads((run.folder / "metrics.json").read_text())["hash"] == config_hash(run.config)
     kept = json.loads((run.folder / "predictions.json").read_text())
     for result in run.metrics["results"]:
-        if result["table"] == "accuracy" and result["column"] in ("accuracy", "balanced_accuracy", "f1", "auc"):
-            found = scores(np.array(kept["labels"]), np.array(kept["logits"][result["row"]]), tuple(kept["classes"]))
+        if result["table"] == "accuracy" and result["column"] in (
+            "accuracy",
+            "balanced_accuracy",
+            "f1",
+            "auc",
+        ):
+            found = scores(
+                np.array(kept["labels"]),
+                np.array(kept["logits"][result["row"]]),
+                tuple(kept["classes"]),
+            )
             assert found[result["column"]] == pytest.approx(result["value"], abs=1e-4)
         if result["table"] == "classifier" and result["row"] in kept.get("arms", {}):
             labels = kept["other_labels" if result["row"].startswith("split_by_") else "labels"]
-            hits = np.array([list(map(int, fold)) for fold in kept["arms"][result["row"]]["calls"]]) == np.array(labels)
+            hits = np.array(
+                [list(map(int, fold)) for fold in kept["arms"][result["row"]]["calls"]]
+            ) == np.array(labels)
             assert 100 * hits.mean() == pytest.approx(result["value"], abs=1e-4)
     assert not run.config["data"]["simulated"]
 

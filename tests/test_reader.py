@@ -1,10 +1,9 @@
 """The blinded reading test as people take it: in a browser, by keyboard, with a reload in the middle; and the answers as they are scored."""
+
 import base64
 import io
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,18 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import Browser, needs_chromium
 from PIL import Image
 
-from browser import Browser, needs_chromium
-from medgan_nb.app.reader import compose, simulate
-from medgan_nb.app.reader_page import page, read_page
-from medgan_nb.app.reader_scores import read_answers, write_answers
-from medgan_nb.core import write_json
-from medgan_nb.data.images import ImageSet
+from medgan_nb.app.reader_study.build import compose, simulate
+from medgan_nb.app.reader_study.page import page, read_page
+from medgan_nb.app.reader_study.scores import read_answers, write_answers
+from medgan_nb.core.files import write_json
+from medgan_nb.data.dataset import ImageSet
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = str(Path(sys.executable).parent / "medgan-nb")
-HOSTILE = "<img src=x onerror=\"document.title='owned'\"></script><script>document.title='owned'</script>"
+HOSTILE = (
+    "<img src=x onerror=\"document.title='owned'\"></script><script>document.title='owned'</script>"
+)
 
 
 def medgan(*words, cwd=ROOT) -> subprocess.CompletedProcess:
@@ -32,7 +33,13 @@ def medgan(*words, cwd=ROOT) -> subprocess.CompletedProcess:
 
 def images(kind: str, n: int) -> ImageSet:
     "Noise in place of films, with hostile names."
-    pixels = torch.randint(0, 256, (n, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(len(kind)))
+    pixels = torch.randint(
+        0,
+        256,
+        (n, 1, 32, 32),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(len(kind)),
+    )
     ids = [f"{kind}/{HOSTILE}/{k}" for k in range(n)]
     return ImageSet(pixels, [0] * n, (HOSTILE,), ids, ids, name=HOSTILE)
 
@@ -62,7 +69,7 @@ def test_twenty_answers_by_keyboard_with_a_reload(written, tmp_path_factory):
     with Browser(tmp_path_factory.mktemp("profile")) as browser:
         browser.downloads_to(folder)
         browser.open(url)
-        browser.press("Enter")                                                    # no name yet
+        browser.press("Enter")  # no name yet
         assert "name or code" in browser.js("document.getElementById('status').textContent")
         browser.type(HOSTILE[:40])
         browser.press("Enter")
@@ -70,10 +77,12 @@ def test_twenty_answers_by_keyboard_with_a_reload(written, tmp_path_factory):
         for k in range(20):
             if k == 7:
                 browser.reload()
-                assert browser.js("document.getElementById('status').textContent").startswith("Going on as <img")
+                assert browser.js("document.getElementById('status').textContent").startswith(
+                    "Going on as <img"
+                )
             assert browser.js("document.getElementById('place').textContent") == f"{k + 1} of 20"
             shown.append(browser.js("document.getElementById('image').src"))
-            if k == 3:                                                            # a comment; letters in it are no shortcuts
+            if k == 3:  # a comment; letters in it are no shortcuts
                 browser.until("since > 0")
                 browser.press("c")
                 browser.type("=grain like 1 2 3")
@@ -92,12 +101,18 @@ def test_twenty_answers_by_keyboard_with_a_reload(written, tmp_path_factory):
     assert readings[0].answers.keys() == readings[1].answers.keys() == key["truth"].keys()
     assert [a["answer"] for a in readings[0].answers.values()] == list(key["truth"].values())
     assert [a["confidence"] for a in readings[0].answers.values()] == [1 + k % 5 for k in range(20)]
-    assert readings[0].answers["004"]["comment"] == "=grain like 1 2 3" and readings[1].answers["004"]["comment"] == "'=grain like 1 2 3"
+    assert (
+        readings[0].answers["004"]["comment"] == "=grain like 1 2 3"
+        and readings[1].answers["004"]["comment"] == "'=grain like 1 2 3"
+    )
     assert all(0 < a["seconds"] < 60 for a in readings[0].answers.values())
     assert json.loads(saved[0].read_text())["answers"][7]["resumed"] is True
     done = medgan("reader", "score", saved[0], "--out", folder / "scores.csv")
     assert done.returncode == 0, done.stderr
-    assert "accuracy 100.0% (83.9% to 100.0%) of 20 images" in done.stdout and "AUC of confidence 1.000" in done.stdout
+    assert (
+        "accuracy 100.0% (83.9% to 100.0%) of 20 images" in done.stdout
+        and "AUC of confidence 1.000" in done.stdout
+    )
     assert len((folder / "scores.csv").read_text().splitlines()) == 2
 
 
@@ -105,7 +120,10 @@ def wait_for(folder: Path, *patterns: str) -> list[Path]:
     "The downloaded file of each pattern, once it is whole."
     from browser import wait
 
-    return [wait(lambda: next((p for p in folder.glob(pattern) if p.stat().st_size), None), 20, pattern) for pattern in patterns]
+    return [
+        wait(lambda: next((p for p in folder.glob(pattern) if p.stat().st_size), None), 20, pattern)
+        for pattern in patterns
+    ]
 
 
 @needs_chromium
@@ -116,15 +134,18 @@ def test_a_double_click_counts_once_and_two_tabs_agree(written, tmp_path_factory
         browser.type("A")
         browser.click("#begin")
         browser.until("since > 0")
-        browser.click("#next", times=2)                                           # nothing chosen
+        browser.click("#next", times=2)  # nothing chosen
         assert browser.js("session.answers.length") == 0
         browser.click("label:has(input[value=real]) span", times=2)
         browser.click("label:has(input[value='4']) span")
         browser.click("#next", times=2)
-        assert browser.js("session.answers.map(a => a.item + a.answer + a.confidence).join()") == "001real4"
+        assert (
+            browser.js("session.answers.map(a => a.item + a.answer + a.confidence).join()")
+            == "001real4"
+        )
         browser.until("since > 0")
         browser.js("""(() => {const other = load(slot('A')); other.answers.push({item: '002', answer: 'real', confidence: 5, comment: '', seconds: 1,
-                   resumed: false, at: ''}); localStorage.setItem(slot('A'), JSON.stringify(other));})()""")         # another tab has answered 002
+                   resumed: false, at: ''}); localStorage.setItem(slot('A'), JSON.stringify(other));})()""")  # another tab has answered 002
         for key in ("g", "1", "Enter"):
             browser.press(key)
         assert browser.js("session.answers.map(a => a.item + a.answer).join()") == "001real,002real"
@@ -137,19 +158,37 @@ def test_a_double_click_counts_once_and_two_tabs_agree(written, tmp_path_factory
 def test_nothing_in_the_page_betrays_the_answer(written):
     folder, key = written
     text = (folder / "test.html").read_text(encoding="utf-8")
-    assert key["secret"] not in text and "onerror=\"" not in text and "http" not in text.replace("http-equiv", "")
+    assert (
+        key["secret"] not in text
+        and 'onerror="' not in text
+        and "http" not in text.replace("http-equiv", "")
+    )
     assert not any(json.dumps(source)[1:-1] in text for source in key["source"].values())
     test = read_page(folder / "test.html")
-    assert set(test) == {"test", "title", "notice", "items"} and all(set(item) == {"item", "image"} for item in test["items"])
-    opened = [Image.open(io.BytesIO(base64.b64decode(item["image"].split(",")[1]))) for item in test["items"]]
-    assert {(image.format, image.mode, image.size, str(image.info)) for image in opened} == {("PNG", "L", (32, 32), "{}")}
+    assert set(test) == {"test", "title", "notice", "items"} and all(
+        set(item) == {"item", "image"} for item in test["items"]
+    )
+    opened = [
+        Image.open(io.BytesIO(base64.b64decode(item["image"].split(",")[1])))
+        for item in test["items"]
+    ]
+    assert {(image.format, image.mode, image.size, str(image.info)) for image in opened} == {
+        ("PNG", "L", (32, 32), "{}")
+    }
     assert [item["item"] for item in test["items"]] == [f"{k:03d}" for k in range(1, 21)]
 
 
 def test_order_does_not_follow_from_program_and_seed():
-    tests = [compose(images("real", 10), images("generated", 10), "t", f"{k:032x}")[1]["truth"] for k in range(40)]
+    tests = [
+        compose(images("real", 10), images("generated", 10), "t", f"{k:032x}")[1]["truth"]
+        for k in range(40)
+    ]
     share = np.mean([[kind == "real" for kind in truth.values()] for truth in tests], axis=0)
-    assert len({tuple(truth.values()) for truth in tests}) == 40 and 0.15 < share.min() and share.max() < 0.85
+    assert (
+        len({tuple(truth.values()) for truth in tests}) == 40
+        and 0.15 < share.min()
+        and share.max() < 0.85
+    )
 
 
 def test_simulated_readers_score_as_built_and_say_so(written):
@@ -157,20 +196,58 @@ def test_simulated_readers_score_as_built_and_say_so(written):
     files = [write_answers(folder / f"{seed}.json", simulate(key, 2.0, seed)) for seed in range(3)]
     done = medgan("reader", "score", *files)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("(simulated)") == 3 and done.stdout.count("kappa") == 3 and "3 readers, 20 images: accuracy" in done.stdout
+    assert (
+        done.stdout.count("(simulated)") == 3
+        and done.stdout.count("kappa") == 3
+        and "3 readers, 20 images: accuracy" in done.stdout
+    )
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda f, key: write_json(f / "test.key.json", key | {"truth": {i: "real" for i in key["truth"]}}), "not what its test was built with"),
-    (lambda f, key: (f / "test.key.json").unlink(), "give the .key.json of this test"),
-    (lambda f, key: (f / "0.json").write_text("{\"answers\": 1"), "not the answers of a reading test"),
-    (lambda f, key: (f / "0.json").write_bytes(b"\x80\x04\x95pickle"), "answers of 0 readers"),
-    (lambda f, key: (f / "0.json").write_text((f / "0.json").read_text().replace('"001"', '"999"')), "which the test does not have"),
-    (lambda f, key: (f / "0.json").write_text((f / "0.json").read_text().replace('"001"', '"\\u001b[31m"')), "answers to \\x1b[31m, which"),
-    (lambda f, key: (f / "0.json").write_text(re.sub(r'"confidence": \d', '"confidence": 1e999', (f / "0.json").read_text())), "not the answers"),
-    (lambda f, key: write_json(f / "test.key.json", {k: v for k, v in key.items() if k != "secret"}), "not the key of a reading test"),
-    (lambda f, key: write_json(f / "test.key.json", key | {"images": {}}), "not the key of a reading test"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (
+            lambda f, key: write_json(
+                f / "test.key.json", key | {"truth": {i: "real" for i in key["truth"]}}
+            ),
+            "not what its test was built with",
+        ),
+        (lambda f, key: (f / "test.key.json").unlink(), "give the .key.json of this test"),
+        (
+            lambda f, key: (f / "0.json").write_text('{"answers": 1'),
+            "not the answers of a reading test",
+        ),
+        (lambda f, key: (f / "0.json").write_bytes(b"\x80\x04\x95pickle"), "answers of 0 readers"),
+        (
+            lambda f, key: (f / "0.json").write_text(
+                (f / "0.json").read_text().replace('"001"', '"999"')
+            ),
+            "which the test does not have",
+        ),
+        (
+            lambda f, key: (f / "0.json").write_text(
+                (f / "0.json").read_text().replace('"001"', '"\\u001b[31m"')
+            ),
+            "answers to \\x1b[31m, which",
+        ),
+        (
+            lambda f, key: (f / "0.json").write_text(
+                re.sub(r'"confidence": \d', '"confidence": 1e999', (f / "0.json").read_text())
+            ),
+            "not the answers",
+        ),
+        (
+            lambda f, key: write_json(
+                f / "test.key.json", {k: v for k, v in key.items() if k != "secret"}
+            ),
+            "not the key of a reading test",
+        ),
+        (
+            lambda f, key: write_json(f / "test.key.json", key | {"images": {}}),
+            "not the key of a reading test",
+        ),
+    ],
+)
 def test_faults_are_one_line(written, spoil, message):
     folder, key = written
     write_answers(folder / "0.json", simulate(key))
@@ -185,11 +262,22 @@ def test_build_from_a_run(smoke_run, tmp_path):
     assert done.returncode == 0, done.stderr
     key = json.loads((tmp_path / "t.key.json").read_text())
     assert sorted(key["truth"].values()) == ["generated"] * 10 + ["real"] * 10
-    assert "simulated" in read_page(tmp_path / "t.html")["notice"] and smoke_run.name not in (tmp_path / "t.html").read_text()
+    assert (
+        "simulated" in read_page(tmp_path / "t.html")["notice"]
+        and smoke_run.name not in (tmp_path / "t.html").read_text()
+    )
     real = [source for item, source in key["source"].items() if key["truth"][item] == "real"]
     assert all("NORMAL" in source.upper() for source in real) and len(set(real)) == 10
-    for words, message in ((("--out", tmp_path / "t.html"), "is there already"), (("--out", tmp_path / "t.txt"), "ends in .html"),
-                           (("--out", tmp_path / "u.html", "--n", "7"), "expected an even number"), (("--out", tmp_path / "u.html", "--n", "400"), "too few")):
+    for words, message in (
+        (("--out", tmp_path / "t.html"), "is there already"),
+        (("--out", tmp_path / "t.txt"), "ends in .html"),
+        (("--out", tmp_path / "u.html", "--n", "7"), "expected an even number"),
+        (("--out", tmp_path / "u.html", "--n", "400"), "too few"),
+    ):
         refused = medgan("reader", "build", smoke_run, *words)
-        assert refused.returncode == 2 and message in refused.stderr and refused.stderr.count("\n") == 1
+        assert (
+            refused.returncode == 2
+            and message in refused.stderr
+            and refused.stderr.count("\n") == 1
+        )
     assert not (tmp_path / "u.html").exists()

@@ -1,4 +1,5 @@
 """A training killed at any moment, also while it writes a checkpoint, ends with the weights of one that never was."""
+
 import os
 import random
 import signal
@@ -15,11 +16,11 @@ from functools import partial
 import torch
 torch.set_num_threads(1)
 from medgan_nb import core
-from medgan_nb.data.images import ImageSet
-from medgan_nb.losses import d_nonsaturating, g_nonsaturating
+from medgan_nb.data.dataset import ImageSet
+from medgan_nb.training.losses import d_nonsaturating, g_nonsaturating
 from medgan_nb.models.dcgan import Discriminator, Generator
-from medgan_nb.train.loop import train
-from medgan_nb.train.recipe import Recipe
+from medgan_nb.training.loop import train
+from medgan_nb.training.recipe import Recipe
 
 folder, where, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 
@@ -48,8 +49,12 @@ train(recipe, images, kimg=1.6, seed=3, folder=folder, precision="fp32", ticks=5
 
 
 def child(folder, where="nowhere", count=0) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(folder), where, str(count)], stderr=subprocess.PIPE, text=True,
-                            env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), where, str(count)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
 
 
 def finish(folder) -> dict:
@@ -64,7 +69,9 @@ def finish(folder) -> dict:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    return finish(folder), [line.split('"seconds"')[0] for line in (folder / "log.jsonl").read_text().splitlines()]
+    return finish(folder), [
+        line.split('"seconds"')[0] for line in (folder / "log.jsonl").read_text().splitlines()
+    ]
 
 
 def same(weights: dict, others: dict) -> bool:
@@ -88,7 +95,11 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
     for _ in range(12):
         process = child(tmp_path)
         begun = time.monotonic()
-        while not (tmp_path / "log.jsonl").exists() and process.poll() is None and time.monotonic() - begun < 60:
+        while (
+            not (tmp_path / "log.jsonl").exists()
+            and process.poll() is None
+            and time.monotonic() - begun < 60
+        ):
             time.sleep(0.02)
         time.sleep(moments.uniform(0.0, 1.0))
         process.kill()
@@ -98,7 +109,9 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
             break
     assert kills >= 2
     assert same(finish(tmp_path), undisturbed[0])
-    assert [line.split('"seconds"')[0] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == undisturbed[1]
+    assert [
+        line.split('"seconds"')[0] for line in (tmp_path / "log.jsonl").read_text().splitlines()
+    ] == undisturbed[1]
 
 
 def test_a_damaged_checkpoint_is_named_and_not_trained_over(tmp_path):
@@ -108,5 +121,9 @@ def test_a_damaged_checkpoint_is_named_and_not_trained_over(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     process = child(tmp_path)
     error = process.communicate()[1]
-    assert process.returncode == 1 and "checkpoint.safetensors" in error and "delete the file to start over" in error
+    assert (
+        process.returncode == 1
+        and "checkpoint.safetensors" in error
+        and "delete the file to start over" in error
+    )
     assert not (tmp_path / "weights.safetensors").exists()

@@ -1,4 +1,5 @@
 """The site: builds without a warning and without a network, reads from disk, its links and search work, and its how-tos name what exists."""
+
 import html.parser
 import re
 import resource
@@ -10,11 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import typer
-
 from browser import Browser, needs_chromium
+
 from medgan_nb.cli import app
-from medgan_nb.study.papers import STUDIES
-from medgan_nb.study.report import chosen
+from medgan_nb.report.build import chosen
+from medgan_nb.studies.registry import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.xdist_group("site")
@@ -25,7 +26,11 @@ def site(tmp_path_factory) -> Path:
     "The site, built once: under two minutes of processor time, every warning an error."
     pytest.importorskip("myst_nb", reason="the site needs the extra docs: pip install -e '.[docs]'")
     folder, before = tmp_path_factory.mktemp("site"), resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, str(ROOT / "docs" / "build.py"), str(folder)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "build.py"), str(folder)],
+        capture_output=True,
+        text=True,
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr[-3000:]
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 120
@@ -54,14 +59,20 @@ def test_links_resolve_and_nothing_is_loaded_from_elsewhere(site):
     assert len(pages) > 60
     dead, loaded = [], []
     for page, found in pages.items():
-        loaded += [(page.name, url) for url in found.loads if urlsplit(url).scheme not in ("", "data")]
+        loaded += [
+            (page.name, url) for url in found.loads if urlsplit(url).scheme not in ("", "data")
+        ]
         for url in found.links + [u for u in found.loads if not u.startswith("data:")]:
             parts = urlsplit(url)
             if parts.scheme in ("http", "https", "mailto"):
                 continue
             target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
             target = target / "index.html" if target.is_dir() else target
-            if not target.exists() or (parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors):
+            if not target.exists() or (
+                parts.fragment
+                and target in pages
+                and unquote(parts.fragment) not in pages[target].anchors
+            ):
                 dead.append((page.name, url))
     assert dead == [] and loaded == []
 
@@ -73,7 +84,13 @@ def test_every_page_loads_from_disk(site, tmp_path_factory):
         wrong = []
         for page in pages:
             browser.open(page.as_uri())
-            if browser.errors or browser.left_the_machine() or not browser.js("document.querySelector('h1') !== null || location.href.includes('search')"):
+            if (
+                browser.errors
+                or browser.left_the_machine()
+                or not browser.js(
+                    "document.querySelector('h1') !== null || location.href.includes('search')"
+                )
+            ):
                 wrong.append((page.name, browser.errors[:2], browser.left_the_machine()[:2]))
                 browser.errors, browser.requests = [], []
     assert wrong == []
@@ -83,7 +100,9 @@ def test_every_page_loads_from_disk(site, tmp_path_factory):
 def test_search_themes_and_a_phone(site, tmp_path_factory):
     with Browser(tmp_path_factory.mktemp("profile")) as browser:
         browser.open((site / "search.html").as_uri() + "?q=kid")
-        browser.until("document.querySelector('#search-results').innerText.includes('Kernel distance')")
+        browser.until(
+            "document.querySelector('#search-results').innerText.includes('Kernel distance')"
+        )
         browser.open((site / "index.html").as_uri())
         light = browser.js("getComputedStyle(document.body).backgroundColor")
         browser.js("document.documentElement.dataset.theme = 'dark'")
@@ -91,7 +110,14 @@ def test_search_themes_and_a_phone(site, tmp_path_factory):
         top = "Array.from(document.querySelectorAll('.bd-article a')).filter(a => a.getBoundingClientRect().bottom < innerHeight).map(a => a.getAttribute('href')).join()"
         assert "howto/howto_own_images.html" in browser.js(top)
         browser.resize(390, 844, mobile=True)
-        for page in ("index.html", "studies/p4.html", "studies/p4_notebook.html", "howto/howto_small_sets.html", "library/61_metrics_frechet.html", "api.html"):
+        for page in (
+            "index.html",
+            "studies/p4.html",
+            "studies/p4_notebook.html",
+            "howto/howto_small_sets.html",
+            "library/61_metrics_frechet.html",
+            "api.html",
+        ):
             browser.open((site / page).as_uri())
             assert browser.js("document.documentElement.scrollWidth") <= 391, page
         assert browser.js("document.querySelectorAll('math').length >= 0") and browser.errors == []
@@ -103,7 +129,11 @@ def test_front_page_says_what_the_published_runs_say(site):
     for name, study in STUDIES.items():
         runs, _ = chosen(study, ROOT / "nowhere")
         assert f'href="studies/{name}.html"' in text and study.title in plain
-        first = re.split(r"(?<=[.!?]) (?=[A-Z0-9])", study.reading(runs))[0] if runs else "no published run yet"
+        first = (
+            re.split(r"(?<=[.!?]) (?=[A-Z0-9])", study.reading(runs))[0]
+            if runs
+            else "no published run yet"
+        )
         assert re.sub(r"\W+", "", first) in re.sub(r"\W+", "", plain)
         page = (site / "studies" / f"{name}.html").read_text(encoding="utf-8")
         assert not runs or f"{len(runs)} published runs" in page
@@ -114,7 +144,9 @@ def commands() -> list[tuple[str, str]]:
     "Each medgan-nb command of the how-tos."
     found = []
     for path in sorted((ROOT / "docs").glob("howto_*.md")):
-        for line in re.findall(r"^\s*(medgan-nb .*)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+        for line in re.findall(
+            r"^\s*(medgan-nb .*)$", path.read_text(encoding="utf-8"), re.MULTILINE
+        ):
             found.append((path.stem, line.strip()))
     return found
 
@@ -134,5 +166,9 @@ def test_howto_commands_exist(page, line):
 
 def test_howto_code_names_what_exists():
     for path in sorted((ROOT / "docs").glob("howto_*.md")):
-        for module, names in re.findall(r"^\s*from (medgan_nb[\w.]*) import (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+        for module, names in re.findall(
+            r"^\s*from (medgan_nb[\w.]*) import (.+)$",
+            path.read_text(encoding="utf-8"),
+            re.MULTILINE,
+        ):
             exec(f"from {module} import {names}", {})

@@ -1,4 +1,5 @@
 """Study notebooks as people run them: papermill from any folder, a batch that is killed and repeated, a report read back."""
+
 import csv
 import json
 import os
@@ -18,8 +19,20 @@ NOTEBOOK = ROOT / "papers" / "p4_dcgan_chest_xray.ipynb"
 
 def papermill(folder: Path, *parameters: str) -> subprocess.CompletedProcess:
     "Run the notebook from a folder that is not the project's; parameters as papermill takes them."
-    words = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(folder / "out.ipynb"), "--no-progress-bar", "-r", "outputs",
-             str(folder / "outputs"), "-p", "preset", "smoke"]
+    words = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(NOTEBOOK),
+        str(folder / "out.ipynb"),
+        "--no-progress-bar",
+        "-r",
+        "outputs",
+        str(folder / "outputs"),
+        "-p",
+        "preset",
+        "smoke",
+    ]
     for name, value in zip(parameters[::2], parameters[1::2]):
         words += ["-p", name, value]
     return subprocess.run(words, cwd=folder, capture_output=True, text=True)
@@ -49,37 +62,66 @@ def conditional(tmp_path_factory):
 def test_papermill_from_any_folder(conditional):
     folder, done = conditional
     assert done.returncode == 0, done.stderr
-    run, = runs(folder)
+    (run,) = runs(folder)
     assert run.name.startswith("n100-cgan-s0-smoke-")
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["data"]["used"]["train"] == 100
     arms = {r["row"] for r in metrics["results"] if r["table"] == "accuracy"}
-    assert arms == {"A", "A_weights", "A_oversample", "A_classic", "A_noise", "A_steps", "B", "B_steps"}
+    assert arms == {
+        "A",
+        "A_weights",
+        "A_oversample",
+        "A_classic",
+        "A_noise",
+        "A_steps",
+        "B",
+        "B_steps",
+    }
     for result in metrics["results"]:
         if result["column"] == "accuracy":
-            assert 0 <= result["low"] <= result["value"] <= result["high"] <= 1 and result["n"] == 240
+            assert (
+                0 <= result["low"] <= result["value"] <= result["high"] <= 1 and result["n"] == 240
+            )
         if result["column"].startswith(("FD", "FID")):
-            assert result["extractor"] and result["floor"] is not None and result["copy"] is not None
-    assert {"config.json", "log.jsonl", "weights.safetensors", "samples.png", "predictions.json"} <= {p.name for p in run.iterdir()}
+            assert (
+                result["extractor"] and result["floor"] is not None and result["copy"] is not None
+            )
+    assert {
+        "config.json",
+        "log.jsonl",
+        "weights.safetensors",
+        "samples.png",
+        "predictions.json",
+    } <= {p.name for p in run.iterdir()}
     assert len(list((run / "synthetic").glob("*.png"))) == 40
 
 
 @pytest.mark.xdist_group("study")
 def test_the_same_question_is_found_not_run_again(conditional):
     folder, _ = conditional
-    run, = runs(folder)
+    (run,) = runs(folder)
     before = (run / "metrics.json").read_bytes(), (run / "weights.safetensors").stat().st_mtime_ns
     assert papermill(folder, "dataset_size", "100", "model", "cgan").returncode == 0
     assert runs(folder) == [run]
-    assert ((run / "metrics.json").read_bytes(), (run / "weights.safetensors").stat().st_mtime_ns) == before
+    assert (
+        (run / "metrics.json").read_bytes(),
+        (run / "weights.safetensors").stat().st_mtime_ns,
+    ) == before
 
 
-@pytest.mark.parametrize("name, value, message", [
-    ("datset_size", "100", "unknown parameter datset_size; expected one of: preset, dataset, data_dir, dataset_size"),
-    ("model", "stylegan9", "model is 'stylegan9'; expected one of: dcgan, cgan"),
-    ("preset", "fast", "preset is 'fast'; expected one of: smoke, quick, short, paper"),
-    ("dataset_size", "9000", "dataset_size is 9000; expected 1 to 600"),
-])
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        (
+            "datset_size",
+            "100",
+            "unknown parameter datset_size; expected one of: preset, dataset, data_dir, dataset_size",
+        ),
+        ("model", "stylegan9", "model is 'stylegan9'; expected one of: dcgan, cgan"),
+        ("preset", "fast", "preset is 'fast'; expected one of: smoke, quick, short, paper"),
+        ("dataset_size", "9000", "dataset_size is 9000; expected 1 to 600"),
+    ],
+)
 def test_a_wrong_request_stops_in_the_first_cells(tmp_path, name, value, message):
     done = papermill(tmp_path, name, value)
     assert done.returncode != 0 and message in done.stderr
@@ -89,13 +131,23 @@ def test_a_wrong_request_stops_in_the_first_cells(tmp_path, name, value, message
 
 def test_a_killed_batch_goes_on_and_is_found_done(tmp_path):
     words = ["reproduce", "p4", "--preset", "smoke", "--outputs", str(tmp_path / "outputs")]
-    batch = subprocess.Popen([COMMAND, *words], cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    batch = subprocess.Popen(
+        [COMMAND, *words],
+        cwd=ROOT,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     begun = time.monotonic()
-    while not list(tmp_path.glob("outputs/p4/*/stages/arm-A.json")) and time.monotonic() - begun < 180 and batch.poll() is None:
+    while (
+        not list(tmp_path.glob("outputs/p4/*/stages/arm-A.json"))
+        and time.monotonic() - begun < 180
+        and batch.poll() is None
+    ):
         time.sleep(0.1)
     os.killpg(batch.pid, signal.SIGKILL)
     batch.wait()
-    run, = runs(tmp_path)
+    (run,) = runs(tmp_path)
     subprocess.run(["pkill", "-KILL", "-f", str(run.name)])
     wait_until_free(run / ".lock")
     first = (run / "stages" / "arm-A.json").read_bytes()
@@ -104,9 +156,16 @@ def test_a_killed_batch_goes_on_and_is_found_done(tmp_path):
     done = medgan(*words)
     assert done.returncode == 0, done.stderr
     page = tmp_path / "outputs" / "report" / "index.html"
-    assert str(page) in done.stdout and (run / "executed.ipynb").exists() and not (run / "running.ipynb").exists()
+    assert (
+        str(page) in done.stdout
+        and (run / "executed.ipynb").exists()
+        and not (run / "running.ipynb").exists()
+    )
     assert (run / "stages" / "arm-A.json").read_bytes() == first
-    assert str(tmp_path) not in (run / "executed.ipynb").read_text() and str(tmp_path) not in (run / "config.json").read_text()
+    assert (
+        str(tmp_path) not in (run / "executed.ipynb").read_text()
+        and str(tmp_path) not in (run / "config.json").read_text()
+    )
 
     begun = time.monotonic()
     again = medgan(*words)
@@ -131,36 +190,63 @@ def check_report(page: Path) -> None:
     "The report says what is simulated, never sets it against the paper's numbers, and needs no network."
     text = page.read_text()
     assert "simulated images" in text and text.count("data:image/png;base64") >= 5
-    assert all(link.startswith(("data:", "#")) for link in re.findall(r"(?:src|href)\s*=\s*['\"]?([^'\"\s>]+)", text))
+    assert all(
+        link.startswith(("data:", "#"))
+        for link in re.findall(r"(?:src|href)\s*=\s*['\"]?([^'\"\s>]+)", text)
+    )
     with open(page.parent / "p4" / "accuracy.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == "row,column,paper,ours,low,high,runs,floor,copy,extractor,verdict,note".split(",")
+    assert list(
+        rows[0]
+    ) == "row,column,paper,ours,low,high,runs,floor,copy,extractor,verdict,note".split(",")
     printed = {r["row"]: r for r in rows if r["paper"]}
     assert {arm: r["paper"] for arm, r in printed.items()} == {"A": "71.31", "B": "74.68"}
     assert all(r["verdict"] == "not comparable (simulated data)" for r in printed.values())
-    assert not any(r["verdict"] in ("inside", "outside") for path in page.parent.glob("p4/*.csv") for r in csv.DictReader(open(path, newline="")))
+    assert not any(
+        r["verdict"] in ("inside", "outside")
+        for path in page.parent.glob("p4/*.csv")
+        for r in csv.DictReader(open(path, newline=""))
+    )
 
 
 def test_a_failed_run_is_named_and_the_rest_goes_on(tmp_path):
     folder = str(tmp_path / "outputs")
-    done = medgan("sweep", "p4", "-p", "preset=smoke", "-p", "dataset_size=2,60", "-p", "arms=paper", "--outputs", folder)
+    done = medgan(
+        "sweep",
+        "p4",
+        "-p",
+        "preset=smoke",
+        "-p",
+        "dataset_size=2,60",
+        "-p",
+        "arms=paper",
+        "--outputs",
+        folder,
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "failed: n2-dcgan-s0-smoke-" in done.stderr and "Traceback" not in done.stderr
-    failed, = tmp_path.glob("outputs/p4/n2-*")
-    good, = tmp_path.glob("outputs/p4/n60-*")
-    assert (failed / "failed.ipynb").exists() and not (failed / "metrics.json").exists() and (good / "metrics.json").exists()
+    (failed,) = tmp_path.glob("outputs/p4/n2-*")
+    (good,) = tmp_path.glob("outputs/p4/n60-*")
+    assert (
+        (failed / "failed.ipynb").exists()
+        and not (failed / "metrics.json").exists()
+        and (good / "metrics.json").exists()
+    )
 
 
-@pytest.mark.parametrize("words, message", [
-    (["reproduce", "p9"], "paper is 'p9'; expected one of: p1, p2, p3, p4"),
-    (["reproduce", "p4", "--preset", "paper"], "give data_dir"),
-    (["reproduce", "p4", "--data-dir", "/nowhere"], "/nowhere"),
-    (["sweep", "p4", "-p", "seed"], "expected name=value"),
-    (["sweep", "p4", "-p", "sed=1"], "unknown parameter sed"),
-])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["reproduce", "p9"], "paper is 'p9'; expected one of: p1, p2, p3, p4"),
+        (["reproduce", "p4", "--preset", "paper"], "give data_dir"),
+        (["reproduce", "p4", "--data-dir", "/nowhere"], "/nowhere"),
+        (["sweep", "p4", "-p", "seed"], "expected name=value"),
+        (["sweep", "p4", "-p", "sed=1"], "unknown parameter sed"),
+    ],
+)
 def test_a_wrong_command_is_one_line_and_exit_code_2(tmp_path, words, message):
     done = medgan(*words, "--outputs", str(tmp_path / "outputs"))
     assert done.returncode == 2
-    line, = [line for line in done.stderr.splitlines() if line.startswith("medgan-nb: ")]
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("medgan-nb: ")]
     assert message in line and "Traceback" not in done.stderr
     assert not (tmp_path / "outputs").exists()

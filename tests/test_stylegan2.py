@@ -1,20 +1,23 @@
 "StyleGAN2, ADA and DiffAugment through the training loop: exact resume, planted NaNs, odd batches."
+
 import signal
 from dataclasses import replace
 
 import pytest
 import torch
 
-from medgan_nb.core import TrainingError, read_lines, stream
-from medgan_nb.data.images import ImageSet
-from medgan_nb.models.registry import recipe
-from medgan_nb.train.checkpoint import read
-from medgan_nb.train.loop import train
-from medgan_nb.train.step import d_step, g_step, generate, start
+from medgan_nb.core.errors import TrainingError
+from medgan_nb.core.files import read_lines
+from medgan_nb.core.random import stream
+from medgan_nb.data.dataset import ImageSet
+from medgan_nb.training.checkpoint import read
+from medgan_nb.training.loop import train
+from medgan_nb.training.registry import recipe
+from medgan_nb.training.step import d_step, g_step, generate, start
 
 MODELS = ["stylegan2", "stylegan2_ada", "stylegan2_diffaugment"]
 TINY = dict(config="auto", batch=4, channel_base=128, channel_max=8, latent=8)
-STEPS = 20                                                                    # R1 at 0 and 16, path length at 0, 4, ..., 16
+STEPS = 20  # R1 at 0 and 16, path length at 0, 4, ..., 16
 
 
 @pytest.fixture(autouse=True)
@@ -28,19 +31,36 @@ def one_thread():
 @pytest.fixture(scope="module")
 def images() -> ImageSet:
     pixels = torch.randint(256, (12, 1, 32, 32), generator=stream(0, "pixels")).to(torch.uint8)
-    return ImageSet(pixels, [0, 1, 2] * 4, ("benign", "malignant", "normal"), range(12), range(12), name="noise", simulated=True)
+    return ImageSet(
+        pixels,
+        [0, 1, 2] * 4,
+        ("benign", "malignant", "normal"),
+        range(12),
+        range(12),
+        name="noise",
+        simulated=True,
+    )
 
 
 def tiny(name: str, **settings):
     built = recipe(name, 32, 3, **TINY | settings)
-    if name == "stylegan2_ada":                                               # p must move within 20 steps of 4 images
+    if name == "stylegan2_ada":  # p must move within 20 steps of 4 images
         built = replace(built, augment=lambda augment=built.augment: augment(kimg=0.2, p=0.1))
     return built
 
 
 def fit(built, images, folder, **options):
-    return train(built, images, kimg=STEPS * built.batch / 1000, folder=folder, precision="fp32", bar=False, save_seconds=0.0, ticks=STEPS,
-                 **options)
+    return train(
+        built,
+        images,
+        kimg=STEPS * built.batch / 1000,
+        folder=folder,
+        precision="fp32",
+        bar=False,
+        save_seconds=0.0,
+        ticks=STEPS,
+        **options,
+    )
 
 
 def stop_at(tick):
@@ -54,7 +74,10 @@ def without_time(rows):
 @pytest.mark.parametrize("name", MODELS)
 def test_exact_resume(name, images, tmp_path):
     built, states = tiny(name), {}
-    note = lambda key: lambda state, log: states.update({key: state})
+
+    def note(key):
+        return lambda state, log: states.update({key: state})
+
     whole = fit(built, images, tmp_path / "whole", hooks=[note("whole")])
     for tick in (3, 14, None):
         try:
@@ -62,10 +85,18 @@ def test_exact_resume(name, images, tmp_path):
         except KeyboardInterrupt:
             assert tick is not None
     for key in ("G", "D"):
-        for (k, a), b in zip(getattr(whole, key).state_dict().items(), getattr(resumed, key).state_dict().values()):
+        for (k, a), b in zip(
+            getattr(whole, key).state_dict().items(), getattr(resumed, key).state_dict().values()
+        ):
             assert torch.equal(a, b), (key, k)
     for key in ("augment", "memory", "opt_G", "opt_D"):
-        kept = [torch.cat([t.flatten() for t in tensors(getattr(states[run], key).state_dict())] or [torch.zeros(1)]) for run in states]
+        kept = [
+            torch.cat(
+                [t.flatten() for t in tensors(getattr(states[run], key).state_dict())]
+                or [torch.zeros(1)]
+            )
+            for run in states
+        ]
         assert torch.equal(*kept), key
     assert states["cut"].memory["path_length"].value > 0
     assert without_time(read_lines(tmp_path / "cut" / "log.jsonl")) == without_time(whole.log)
@@ -78,16 +109,25 @@ def tensors(tree):
     "All tensors of a nested dict or list."
     if isinstance(tree, torch.Tensor):
         return [tree]
-    items = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else []
+    items = (
+        tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else []
+    )
     return [t for item in items for t in tensors(item)]
 
 
 def nan_penalty(built, name):
     "The recipe with one penalty that turns NaN at step 16."
+
     def value(state, *args, formula):
         term = formula(state, *args)
         return term * float("nan") if state.step == 16 else term
-    broken = [replace(p, value=lambda *a, formula=p.value: value(*a, formula=formula)) if p.name == name else p for p in built.penalties]
+
+    broken = [
+        replace(p, value=lambda *a, formula=p.value: value(*a, formula=formula))
+        if p.name == name
+        else p
+        for p in built.penalties
+    ]
     return replace(built, penalties=tuple(broken))
 
 
@@ -97,10 +137,18 @@ def test_nan_stops_before_the_update_and_the_checkpoint_stays_good(where, images
     seen = {}
 
     def keep(state, log):
-        seen.update(weights={key: [p.detach().clone() for p in getattr(state, key).parameters()] for key in ("G", "D")},
-                    memory=state.memory["path_length"].value.clone(), state=state)
-        if where in "GD" and state.step == 16:                                # a weight that a passing fault has spoilt
-            list(getattr(state, where).parameters())[-1].register_hook(lambda gradient: gradient * float("nan"))
+        seen.update(
+            weights={
+                key: [p.detach().clone() for p in getattr(state, key).parameters()]
+                for key in ("G", "D")
+            },
+            memory=state.memory["path_length"].value.clone(),
+            state=state,
+        )
+        if where in "GD" and state.step == 16:  # a weight that a passing fault has spoilt
+            list(getattr(state, where).parameters())[-1].register_hook(
+                lambda gradient: gradient * float("nan")
+            )
 
     broken = nan_penalty(built, where) if where not in "GD" else built
     with pytest.raises(TrainingError, match="stopped before the update"):
@@ -108,7 +156,10 @@ def test_nan_stops_before_the_update_and_the_checkpoint_stays_good(where, images
     state = seen["state"]
     assert state.step == 16
     spoilt = "D" if where in ("D", "r1") else "G"
-    assert all(torch.equal(p, q) for p, q in zip(getattr(state, spoilt).parameters(), seen["weights"][spoilt]))
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(getattr(state, spoilt).parameters(), seen["weights"][spoilt])
+    )
     assert all(t.isfinite().all() for t in tensors(read(tmp_path / "checkpoint.safetensors")))
     assert read(tmp_path / "checkpoint.safetensors")["state"]["step"] == 16
     assert not (tmp_path / "weights.safetensors").exists()

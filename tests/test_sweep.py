@@ -1,4 +1,5 @@
 """A batch in bad weather: many processes in one folder, a full disk, folders that go away, files cut short, clocks that jump, a planted error."""
+
 import multiprocessing
 import os
 import re
@@ -16,24 +17,42 @@ from unittest.mock import patch
 import pytest
 from toy_study import grid
 
-from medgan_nb.core import DataError, atomic_write, read_json, read_lines, write_json
-from medgan_nb.study import claim
-from medgan_nb.study.estimate import plan
-from medgan_nb.study.execute import DONE, Cell
-from medgan_nb.study.run import config_hash, run_id
-from medgan_nb.study.status import states
-from medgan_nb.study.sweep import sweep
+from medgan_nb.core.errors import DataError
+from medgan_nb.core.files import atomic_write, read_json, read_lines, write_json
+from medgan_nb.experiments import lease as claim
+from medgan_nb.experiments.estimate import plan
+from medgan_nb.experiments.executor import DONE, Cell
+from medgan_nb.experiments.grid import sweep
+from medgan_nb.experiments.run import config_hash, run_id
+from medgan_nb.experiments.status import states
 
 HERE = Path(__file__).resolve().parent
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "PYTHONWARNINGS": "ignore"}
-quiet = lambda line: None
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(HERE),
+    "PYTHONWARNINGS": "ignore",
+}
+
+
+def quiet(line):
+    return None
 
 
 def tiny(outputs: Path, count: int) -> list[Cell]:
     "A grid of runs that need no notebook."
-    configs = [{"paper": "p0", "params": {"dataset_size": k, "model": "m", "seed": 0, "preset": "smoke"}, "settings": {}, "data": {"fingerprint": "0"}}
-               for k in range(count)]
-    return [Cell("p0", Path("p0.ipynb"), {}, config, outputs / "p0" / run_id(config)) for config in configs]
+    configs = [
+        {
+            "paper": "p0",
+            "params": {"dataset_size": k, "model": "m", "seed": 0, "preset": "smoke"},
+            "settings": {},
+            "data": {"fingerprint": "0"},
+        }
+        for k in range(count)
+    ]
+    return [
+        Cell("p0", Path("p0.ipynb"), {}, config, outputs / "p0" / run_id(config))
+        for config in configs
+    ]
 
 
 def do(cell: Cell, threads, keep, stop) -> str:
@@ -64,21 +83,37 @@ def test_eight_processes_share_two_hundred_runs(tmp_path):
         process.join()
     assert [process.exitcode for process in processes] == [0] * 8
     journal = [line.split() for line in (tmp_path / "journal").read_text().splitlines()]
-    assert sorted(run for run, _ in journal) == sorted(cell.folder.name for cell in tiny(tmp_path, 200)), "lost or doubled"
+    assert sorted(run for run, _ in journal) == sorted(
+        cell.folder.name for cell in tiny(tmp_path, 200)
+    ), "lost or doubled"
     assert len({process for _, process in journal}) == 8, "some process did nothing"
 
 
 def driver(outputs: Path, *words: str, **also) -> subprocess.Popen:
     "A sweep of the toy study in a process of its own, which hears Ctrl-C even where these tests were started in the background, deaf to it."
-    hear = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen([sys.executable, str(HERE / "toy_study.py"), str(outputs), *words], env=ENVIRONMENT | also.pop("env", {}),
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=hear, **also)
+
+    def hear():
+        return signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "toy_study.py"), str(outputs), *words],
+        env=ENVIRONMENT | also.pop("env", {}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=hear,
+        **also,
+    )
 
 
 def snapshot(folder: Path) -> dict:
     "Every file that is a result, with its content and when it was written."
     names = ("metrics.json", "executed.ipynb", "weights.safetensors", "config.json")
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for name in names for path in folder.rglob(name)}
+    return {
+        path: (path.read_bytes(), path.stat().st_mtime_ns)
+        for name in names
+        for path in folder.rglob(name)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -107,18 +142,35 @@ def test_an_error_is_named_and_only_the_failed_is_repeated(weather):
     before = snapshot(weather)
     batch = sweep(grid(weather, 2) + grid(weather, 1, fault="error", dataset_size=20))
     outcome = batch.wait(quiet)
-    folder, = weather.glob("toy/n20-*")
-    assert outcome.pop(folder.name).startswith(f"cell In [6] `results = parts(run, weights)`: ValueError: planted in outputs/toy/{folder.name}")
-    assert set(outcome.values()) == {DONE} and batch.lines[-1].endswith("2 of 3 done, 1 failed") and snapshot(weather).items() >= before.items()
+    (folder,) = weather.glob("toy/n20-*")
+    assert outcome.pop(folder.name).startswith(
+        f"cell In [6] `results = parts(run, weights)`: ValueError: planted in outputs/toy/{folder.name}"
+    )
+    assert (
+        set(outcome.values()) == {DONE}
+        and batch.lines[-1].endswith("2 of 3 done, 1 failed")
+        and snapshot(weather).items() >= before.items()
+    )
     for name in ("failed.ipynb", "failure.txt"):
         text = (folder / name).read_text()
-        assert "planted in" in text and "part(run, weights, k, fault)" in re.sub(r"(\\u001b|\x1b)\[[0-9;]*m", "", text)
+        assert "planted in" in text and "part(run, weights, k, fault)" in re.sub(
+            r"(\\u001b|\x1b)\[[0-9;]*m", "", text
+        )
         assert str(weather.parent) not in text and str(HERE) not in text
     assert not (folder / "metrics.json").exists() and not (folder / "running.ipynb").exists()
-    assert Counter(row["state"].split(":")[0] for row in states(weather, ["toy"])) == {"failed": 1, "done": 2}
+    assert Counter(row["state"].split(":")[0] for row in states(weather, ["toy"])) == {
+        "failed": 1,
+        "done": 2,
+    }
     stages = {path: path.stat().st_mtime_ns for path in folder.glob("stages/*.json")}
-    assert sweep(grid(weather, 1, fault="error", dataset_size=20)).wait(quiet)[folder.name].startswith("cell In [6]")
-    assert {path: path.stat().st_mtime_ns for path in stages} == stages and len(stages) == 2, "a stage that was done was done again"
+    assert (
+        sweep(grid(weather, 1, fault="error", dataset_size=20))
+        .wait(quiet)[folder.name]
+        .startswith("cell In [6]")
+    )
+    assert {path: path.stat().st_mtime_ns for path in stages} == stages and len(stages) == 2, (
+        "a stage that was done was done again"
+    )
 
 
 @pytest.mark.xdist_group("weather")
@@ -128,7 +180,9 @@ def test_a_notebook_cut_short_is_not_counted_as_done(weather):
     path.write_bytes(path.read_bytes()[:-200])
     before = snapshot(weather)
     batch = sweep(cells)
-    assert set(batch.wait(quiet).values()) == {DONE} and batch.lines[0].startswith("1 of 2 runs found done")
+    assert set(batch.wait(quiet).values()) == {DONE} and batch.lines[0].startswith(
+        "1 of 2 runs found done"
+    )
     assert read_json(path)["cells"]
     assert all(now == before[file] for file, now in snapshot(weather).items() if file != path)
 
@@ -137,14 +191,21 @@ def test_a_notebook_cut_short_is_not_counted_as_done(weather):
 def test_a_full_disk_leaves_what_was_there(weather):
     "Too little room for the probe: the batch does not begin. Met inside a run: that run fails and is named."
     before = snapshot(weather)
-    with no_file_larger_than(300_000), pytest.raises(DataError, match="outputs: cannot be written .*Free space"):
+    with (
+        no_file_larger_than(300_000),
+        pytest.raises(DataError, match="outputs: cannot be written .*Free space"),
+    ):
         sweep(grid(weather, 2, dataset_size=30))
     assert snapshot(weather) == before and not list(weather.glob("toy/n30-*"))
     with no_file_larger_than(2_000_000):
         outcome = sweep(grid(weather, 1, dataset_size=30, fault="big")).wait(quiet)
-    text, = outcome.values()
-    assert "DataError: outputs/toy/n30-toy-s0" in text and "cannot be written (File too large)" in text
-    assert snapshot(weather).items() >= before.items() and not list(weather.glob("toy/n30-*/metrics.json"))
+    (text,) = outcome.values()
+    assert (
+        "DataError: outputs/toy/n30-toy-s0" in text and "cannot be written (File too large)" in text
+    )
+    assert snapshot(weather).items() >= before.items() and not list(
+        weather.glob("toy/n30-*/metrics.json")
+    )
 
 
 @pytest.mark.xdist_group("weather")
@@ -153,18 +214,32 @@ def test_stopped_with_ctrl_c_and_gone_on_with(weather):
     nothing is left running; the repeat goes on from there."""
     process = driver(weather, "seeds=1", "dataset_size=35", "fault=slow", start_new_session=True)
     begun = time.monotonic()
-    while not any(len(read_lines(path)) >= 2 for path in weather.glob("toy/n35-*/log.jsonl")) and time.monotonic() - begun < 300:
+    while (
+        not any(len(read_lines(path)) >= 2 for path in weather.glob("toy/n35-*/log.jsonl"))
+        and time.monotonic() - begun < 300
+    ):
         time.sleep(0.1)
-    state = lambda: [row["state"] for row in states(weather, ["toy"]) if row["run"].startswith("n35")]
+
+    def state():
+        return [row["state"] for row in states(weather, ["toy"]) if row["run"].startswith("n35")]
+
     while_running = state()
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=120)[0]
-    assert while_running == ["running"] and state() == ["stopped"] and "stopping: each run ends at its next checkpoint" in said
-    cell, = grid(weather, 1, dataset_size=35, fault="slow")
-    assert (cell.folder / "checkpoint.safetensors").exists() and not (cell.folder / "running.ipynb").exists()
+    assert (
+        while_running == ["running"]
+        and state() == ["stopped"]
+        and "stopping: each run ends at its next checkpoint" in said
+    )
+    (cell,) = grid(weather, 1, dataset_size=35, fault="slow")
+    assert (cell.folder / "checkpoint.safetensors").exists() and not (
+        cell.folder / "running.ipynb"
+    ).exists()
     log = (cell.folder / "log.jsonl").read_text()
     assert sweep([cell]).wait(quiet) == {cell.folder.name: DONE}
-    assert len(log.splitlines()) == 2 and (cell.folder / "log.jsonl").read_text().startswith(log), "work was lost"
+    assert len(log.splitlines()) == 2 and (cell.folder / "log.jsonl").read_text().startswith(log), (
+        "work was lost"
+    )
 
 
 def test_an_outputs_folder_that_vanishes_is_named(tmp_path):
@@ -178,7 +253,10 @@ def test_an_outputs_folder_that_vanishes_is_named(tmp_path):
             time.sleep(0.02)
         return "its folder vanished"
 
-    with patch.object(claim, "BEAT_SECONDS", 0.1), pytest.raises(DataError, match="outputs: vanished while runs were at work"):
+    with (
+        patch.object(claim, "BEAT_SECONDS", 0.1),
+        pytest.raises(DataError, match="outputs: vanished while runs were at work"),
+    ):
         sweep(tiny(outputs, 5), jobs=1, work=removed).wait(quiet)
     assert snapshot(other) == before
     assert set(sweep(tiny(outputs, 5), jobs=1, work=do).wait(quiet).values()) == {DONE}
@@ -194,7 +272,9 @@ def test_an_outputs_folder_without_permission(tmp_path):
 @pytest.mark.parametrize("place", ["file/outputs", "/proc/outputs"])
 def test_an_outputs_folder_that_cannot_be(tmp_path, place):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written .*Free space or choose another outputs folder"):
+    with pytest.raises(
+        DataError, match="cannot be written .*Free space or choose another outputs folder"
+    ):
         sweep(tiny(tmp_path / place, 2), work=do)
 
 
@@ -218,10 +298,16 @@ def test_a_clock_that_jumps_decides_nothing(tmp_path):
 @pytest.mark.xdist_group("weather")
 def test_a_clock_that_jumps_under_a_real_run(weather, tmp_path):
     "The same inside the processes of a run and its kernel: an hour forward, and back, every few seconds."
-    (tmp_path / "sitecustomize.py").write_text("import time\n_real = time.time\n"
-                                               "time.time = lambda: _real() + 3600 * (int(time.monotonic() / 5) % 2)\n")
-    jumping = driver(weather, "seeds=1", "dataset_size=25", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{HERE}"})
+    (tmp_path / "sitecustomize.py").write_text(
+        "import time\n_real = time.time\n"
+        "time.time = lambda: _real() + 3600 * (int(time.monotonic() / 5) % 2)\n"
+    )
+    jumping = driver(
+        weather, "seeds=1", "dataset_size=25", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{HERE}"}
+    )
     said = jumping.communicate()[0]
-    clear = "Kernel didn't respond" in said and jumping.returncode == 1  # its client measures patience by that clock; a repeat gets through
+    clear = (
+        "Kernel didn't respond" in said and jumping.returncode == 1
+    )  # its client measures patience by that clock; a repeat gets through
     assert jumping.returncode == 0 or clear, said
     assert set(sweep(grid(weather, 1, dataset_size=25)).wait(quiet).values()) == {DONE}

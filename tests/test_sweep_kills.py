@@ -1,4 +1,5 @@
 """A batch killed again and again at random moments, in every part, ends with every run done once and the numbers of one never disturbed."""
+
 import multiprocessing
 import os
 import random
@@ -12,13 +13,18 @@ import psutil
 import pytest
 from toy_study import grid
 
-from medgan_nb.core import read_json
-from medgan_nb.study.claim import latest
-from medgan_nb.study.execute import DONE
-from medgan_nb.study.sweep import sweep
+from medgan_nb.core.files import read_json
+from medgan_nb.experiments.executor import DONE
+from medgan_nb.experiments.grid import sweep
+from medgan_nb.experiments.lease import latest
 
 HERE = Path(__file__).resolve().parent
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE), "PYTHONWARNINGS": "ignore", "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "20"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(HERE),
+    "PYTHONWARNINGS": "ignore",
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "20",
+}
 RUNS, KILLS = 3, 28
 
 pytestmark = pytest.mark.xdist_group("kills")
@@ -26,7 +32,9 @@ pytestmark = pytest.mark.xdist_group("kills")
 
 def batch(outputs: Path, jobs: int = 1, scheduler: str = ""):
     "A sweep of the toy grid in a process of its own: forked, so that it need not import everything anew."
-    process = multiprocessing.get_context("fork").Process(target=sweep_and_exit, args=(outputs, jobs, scheduler), daemon=True)
+    process = multiprocessing.get_context("fork").Process(
+        target=sweep_and_exit, args=(outputs, jobs, scheduler), daemon=True
+    )
     process.start()
     return process
 
@@ -47,8 +55,13 @@ def ended(process) -> int:
 
 def numbers(outputs: Path) -> dict:
     "metrics.json of every run, without the seconds."
-    found = {path.parent.name: read_json(path) for path in sorted(outputs.glob("toy/*/metrics.json"))}
-    return {name: {key: value for key, value in metrics.items() if key != "seconds"} for name, metrics in found.items()}
+    found = {
+        path.parent.name: read_json(path) for path in sorted(outputs.glob("toy/*/metrics.json"))
+    }
+    return {
+        name: {key: value for key, value in metrics.items() if key != "seconds"}
+        for name, metrics in found.items()
+    }
 
 
 def complete(outputs: Path, undisturbed: dict) -> bool:
@@ -82,9 +95,13 @@ def check(outputs: Path, undisturbed: dict, seen: dict) -> None:
     assert {path: path.stat().st_ino for path in seen} == seen, "a metrics.json was written again"
     for cell in grid(outputs, RUNS):
         assert cell.done
-        outcomes = [read_json(path).get("outcome") for path in (cell.folder / "claims").glob("*.json")]
+        outcomes = [
+            read_json(path).get("outcome") for path in (cell.folder / "claims").glob("*.json")
+        ]
         assert outcomes.count(DONE) <= 1 and latest(cell.folder)[0] == len(outcomes)
-        assert not list(cell.folder.glob("running.ipynb")) and not list(cell.folder.glob("failed.ipynb"))
+        assert not list(cell.folder.glob("running.ipynb")) and not list(
+            cell.folder.glob("failed.ipynb")
+        )
         assert str(outputs.parent) not in (cell.folder / "executed.ipynb").read_text()
 
 
@@ -104,7 +121,11 @@ def wait_for(ready, seconds: float = 300.0) -> None:
 
 def progress(outputs: Path) -> int:
     "Bytes that the runs have logged, and their stages: grows while any of them gets on."
-    return sum(path.stat().st_size for name in ("log.jsonl", "stages/*.json") for path in outputs.glob(f"toy/*/{name}"))
+    return sum(
+        path.stat().st_size
+        for name in ("log.jsonl", "stages/*.json")
+        for path in outputs.glob(f"toy/*/{name}")
+    )
 
 
 def moment(outputs: Path, chance: random.Random, kernels, ended) -> bool:
@@ -128,7 +149,11 @@ def undisturbed(tmp_path_factory):
 def parts_of(batches: list) -> dict[str, list[psutil.Process]]:
     "The living processes of some batches: themselves, those of their runs, and kernels."
     roots = [psutil.Process(one.pid) for one in batches if one.is_alive()]
-    return {"kernel": family(roots, "ipykernel_launcher"), "run": family(roots, "study.runner"), "sweep": roots}
+    return {
+        "kernel": family(roots, "ipykernel_launcher"),
+        "run": family(roots, "study.runner"),
+        "sweep": roots,
+    }
 
 
 def test_killed_at_random_moments(tmp_path, undisturbed):
@@ -142,10 +167,23 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
             batches = [one for one in batches if one.is_alive()]
             if not batches and complete(outputs, undisturbed):
                 break
-            batches += [batch(outputs) for _ in range(2 - len(batches)) if not complete(outputs, undisturbed)]
-            on = moment(outputs, chance, lambda: parts_of(batches)["kernel"], lambda: not any(one.is_alive() for one in batches))
+            batches += [
+                batch(outputs)
+                for _ in range(2 - len(batches))
+                if not complete(outputs, undisturbed)
+            ]
+            on = moment(
+                outputs,
+                chance,
+                lambda: parts_of(batches)["kernel"],
+                lambda: not any(one.is_alive() for one in batches),
+            )
             victims = parts_of(batches)
-            for kind in chance.sample(["kernel", "run", "sweep"], chance.choice((1, 2))) if victims["kernel"] else []:
+            for kind in (
+                chance.sample(["kernel", "run", "sweep"], chance.choice((1, 2)))
+                if victims["kernel"]
+                else []
+            ):
                 killed = kill(chance.choice(victims[kind])) if victims[kind] else 0
                 kills[kind], late = kills[kind] + killed, late + killed * on
             note_metrics(outputs, seen)
@@ -159,8 +197,13 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
 
 def begin(*words: str) -> subprocess.Popen:
     "A Dask process, in a session of its own."
-    return subprocess.Popen([sys.executable, "-m", "dask", *words], env=os.environ | ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                            start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "dask", *words],
+        env=os.environ | ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 @pytest.fixture
@@ -169,15 +212,32 @@ def cluster(tmp_path):
     pytest.importorskip("distributed")
     file = tmp_path / "scheduler.json"
     common = ["--scheduler-file", str(file), "--no-dashboard"]
-    processes = [begin("scheduler", "--port", "0", "--host", "127.0.0.1", *common),
-                 begin("worker", "--nworkers", "2", "--nthreads", "1", "--memory-limit", "0", "--local-directory", str(tmp_path / "workers"), *common)]
+    processes = [
+        begin("scheduler", "--port", "0", "--host", "127.0.0.1", *common),
+        begin(
+            "worker",
+            "--nworkers",
+            "2",
+            "--nthreads",
+            "1",
+            "--memory-limit",
+            "0",
+            "--local-directory",
+            str(tmp_path / "workers"),
+            *common,
+        ),
+    ]
     try:
         wait_for(file.exists)
         wait_for(lambda: len(workers(processes[1])) == 2)
         yield read_json(file)["address"], processes[1]
     finally:
         for process in processes:
-            for child in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+            for child in (
+                psutil.Process(process.pid).children(recursive=True)
+                if process.poll() is None
+                else []
+            ):
                 kill(child)
             process.kill()
             process.wait()
@@ -193,13 +253,19 @@ def test_dask_workers_are_killed(tmp_path, undisturbed, cluster):
     address, nurse = cluster
     outputs, chance, kills, seen = tmp_path / "outputs", random.Random(1), Counter(), {}
     client = batch(outputs, scheduler=address)
-    kernels = lambda: family(workers(nurse), "ipykernel_launcher")
+
+    def kernels():
+        return family(workers(nurse), "ipykernel_launcher")
+
     for kind in ("worker", "kernel", "client"):
         if not client.is_alive() and not complete(outputs, undisturbed):
             client = batch(outputs, scheduler=address)
         moment(outputs, chance, kernels, lambda: not client.is_alive())
-        victims = {"worker": [p for p in workers(nurse) if family([p], "ipykernel_launcher")], "kernel": kernels(),
-                   "client": [psutil.Process(client.pid)] if client.is_alive() else []}[kind]
+        victims = {
+            "worker": [p for p in workers(nurse) if family([p], "ipykernel_launcher")],
+            "kernel": kernels(),
+            "client": [psutil.Process(client.pid)] if client.is_alive() else [],
+        }[kind]
         kills[kind] += kill(chance.choice(victims)) if victims else 0
         client.join(1.0 if kind == "client" else 0.0)
         note_metrics(outputs, seen)
