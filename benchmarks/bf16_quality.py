@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from medgan_nb.core.device import keep_heap
+from medgan_nb.core.device import retain_heap
 from medgan_nb.datasets.registry import load
 from medgan_nb.metrics.features import extract, random_extractor
 from medgan_nb.metrics.fid import frechet_distance
@@ -67,7 +67,7 @@ def main():
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    keep_heap()
+    retain_heap()
     images = load(options.data, options.data_dir, size=32)
     real = extract(random_extractor(), images.batch(torch.arange(len(images))))
     rows = []

@@ -22,7 +22,7 @@ import time
 import torch
 import torchvision.datasets
 
-from medgan_nb.core.device import keep_heap
+from medgan_nb.core.device import retain_heap
 from medgan_nb.data.dataset import ImageSet, to_pixels
 from medgan_nb.training.loop import step
 from medgan_nb.training.registry import recipe
@@ -62,7 +62,7 @@ def one_process(script: str, steps: int) -> dict:
             heap[precision].append(time.perf_counter() - begun)
         count[0] += 1
         if count[0] == steps:
-            keep_heap()
+            retain_heap()
         since[0] = time.perf_counter()
 
     torchvision.datasets.MNIST = lambda **_: torch.utils.data.TensorDataset(images, torch.zeros(n))

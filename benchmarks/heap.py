@@ -2,13 +2,13 @@
 
 import ctypes
 
-from medgan_nb.core.device import keep_heap
+from medgan_nb.core.device import retain_heap
 
 
 def heap(kept):
     "Keep freed memory in the process, or give it back as glibc does once its thresholds have adapted to large blocks."
     if kept:
-        keep_heap()
+        retain_heap()
     else:
         libc = ctypes.CDLL(None)
         (

@@ -17,8 +17,8 @@ from typing import Annotated
 
 import typer
 
-from .core.device import has_fast_bf16, keep_heap, pick_device, versions
-from .core.errors import MedganError, choose
+from .core.device import has_fast_bf16, retain_heap, pick_device, versions
+from .core.errors import MedganError, check_choice
 from .core.files import cache_dir
 from .experiments.study import outputs_folder
 
@@ -85,7 +85,7 @@ def reproduce(
     from medgan_nb.experiments.grid import cells
     from medgan_nb.studies.registry import PRESETS, studies
 
-    choose(preset, PRESETS, "preset")
+    check_choice(preset, PRESETS, "preset")
     wanted = studies(papers or [])
     common = {"preset": preset} | folders(data_dir, outputs)
     grid = [cell for study in wanted for cell in cells(study, study.grid(preset), common)]
@@ -328,7 +328,7 @@ def doctor(outputs: Outputs = "", data_dir: DataDir = "") -> None:
         f"{'device':14} {device}; bf16 {'in hardware' if has_fast_bf16(device) else 'not in hardware: fp32 is used'}"
     )
     print(
-        f"{'heap switch':14} {'works' if keep_heap() else 'no glibc: training of small networks is up to a third slower'}"
+        f"{'heap switch':14} {'works' if retain_heap() else 'no glibc: training of small networks is up to a third slower'}"
     )
     for what, path in (("outputs", outputs_folder(outputs)), ("cache", cache_dir())):
         there = next(p for p in (path, *path.resolve().parents) if p.exists())

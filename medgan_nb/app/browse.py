@@ -30,7 +30,7 @@ from medgan_nb.app.runs import (
     taught,
     with_data,
 )
-from ..core.errors import ConfigError, MedganError, choose
+from ..core.errors import ConfigError, MedganError, check_choice
 from ..data.dataset import ImageSet
 from ..experiments.run import Run
 from ..metrics.memorization import copies, nearest, search
@@ -126,7 +126,7 @@ class Samples:
 
     def order(self, sort: str, label: str = "") -> np.ndarray:
         "Numbers of the samples of a class (empty: all), sorted by one of `SORTS`."
-        choose(sort, SORTS, "sort")
+        check_choice(sort, SORTS, "sort")
         keys = {
             SORTS[1]: lambda: -self.critic,
             SORTS[2]: lambda: self.critic,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..core.device import has_fast_bf16
-from ..core.errors import ConfigError, choose
+from ..core.errors import ConfigError, check_choice
 from ..core.random import stream
 from ..data.formats.images import cores
 from ..training.loop import Trained
@@ -122,7 +122,7 @@ def image_of(gan: Trained, view: View, dtype: torch.dtype = torch.float32) -> Te
     layers = layers_of(gan)
     if not layers:
         return gan.G(z, y).float().clamp(-1, 1)
-    choose(view.noise, NOISE, "noise")
+    check_choice(view.noise, NOISE, "noise")
     if not -1 <= view.mix_from <= layers:
         raise ConfigError(
             f"mix_from is {view.mix_from}; this model has layers 0 to {layers - 1}, -1 mixes none"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import ipywidgets as w
 
-from ..core.errors import MedganError, choose
+from ..core.errors import MedganError, check_choice
 from ..core.files import read_lines
 from ..experiments.status import html, states
 from ..experiments.study import outputs_folder
@@ -91,8 +91,8 @@ class Job:
 
 def command(study: str, preset: str, data_dir: str = "", outputs: str = "") -> list[str]:
     "The command line that a button stands for."
-    choose(study, STUDIES, "study")
-    choose(preset, PRESETS, "preset")
+    check_choice(study, STUDIES, "study")
+    check_choice(preset, PRESETS, "preset")
     words = [
         sys.executable,
         "-c",

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.errors import ConfigError, DataError, MedganError, WeightsError, choose
-from ..core.files import inside
+from ..core.errors import ConfigError, DataError, MedganError, WeightsError, check_choice
+from ..core.files import resolve_inside
 from ..data.dataset import ImageSet, to_pixels
 from ..data.formats.images import read_image
 from ..experiments.run import Run, load_run
@@ -130,7 +130,7 @@ def gans(run: Run) -> dict[str, Path]:
 
 def rebuilt(stored: dict) -> Recipe:
     "The recipe that a description (as `training.recipe.describe` gives it) was made from."
-    build = choose(stored["name"], MODELS, "model of these weights")
+    build = check_choice(stored["name"], MODELS, "model of these weights")
     known = {"latent": stored["z_dim"], "batch": stored["batch"]} | (stored["settings"] or {})
     fitting = {key: known[key] for key in accepted(build) & set(known) - {"size", "n_classes"}}
     return build(known["size"], stored["n_classes"], **fitting)
@@ -161,7 +161,7 @@ def open_gan(run: Run, name: str = "") -> Trained:
         If there are no weights, or the file does not fit the networks.
     """
     kept = gans(run)
-    path = choose(name or next(iter(kept)), kept, "GAN of this run")
+    path = check_choice(name or next(iter(kept)), kept, "GAN of this run")
     found = read(path)
     try:
         recipe, stored = (
@@ -205,7 +205,7 @@ def synthetic_images(run: Run, most: int = 2000) -> ImageSet:
     listed = kept_files(folder)[:most]
     if not listed:
         return drawn_images(run, min(most, 256))
-    pixels = [read_image(inside(folder, name)) for name, _ in listed]
+    pixels = [read_image(resolve_inside(folder, name)) for name, _ in listed]
     if len({image.shape for image in pixels}) > 1:
         raise DataError(
             f"{folder}: images of {len({image.shape for image in pixels})} sizes; expected one; run the study again in another outputs folder"
@@ -298,7 +298,7 @@ def with_data(run: Run, data_dir: Path | str = "") -> Run:
     """
     if run.data:
         return run
-    study = choose(run.config["paper"], STUDIES, "paper of this run")
+    study = check_choice(run.config["paper"], STUDIES, "paper of this run")
     name, params = run.config["data"]["name"], run.config["params"]
     if not run.config["data"]["simulated"] and not str(data_dir):
         raise ConfigError(

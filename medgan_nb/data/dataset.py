@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import DataError, choose
+from ..core.errors import DataError, check_choice
 
 # %% ../../nbs/100_data.dataset.ipynb #299f87e8
 FULL_SCALE = {torch.uint8: 255, torch.uint16: 65535}
@@ -125,7 +125,7 @@ class ImageSet:
 
     def of_class(self, name: str) -> "ImageSet":
         "The images of one class."
-        choose(name, self.classes, f"class of {self.name}")
+        check_choice(name, self.classes, f"class of {self.name}")
         return self.take(self.labels == self.classes.index(name))
 
     def of_part(self, name: str) -> "ImageSet":
@@ -134,7 +134,7 @@ class ImageSet:
             raise DataError(
                 f"{self.name}: has no published split; make one with data.split.by_group"
             )
-        choose(name, sorted(set(self.parts)), f"part of {self.name}")
+        check_choice(name, sorted(set(self.parts)), f"part of {self.name}")
         return self.take(self.parts == name)
 
     def to(self, device: torch.device | str) -> "ImageSet":

@@ -18,7 +18,7 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from ..core.errors import ConfigError, DataError, choose
+from ..core.errors import ConfigError, DataError, check_choice
 from ..core.random import stream
 from .dataset import ImageSet
 
@@ -278,7 +278,7 @@ def train_test(
     DataError
         If a class has too few groups, or copies of one image came to lie in both parts.
     """
-    make = choose(split, {"group": by_group, "image": by_image}, "split")
+    make = check_choice(split, {"group": by_group, "image": by_image}, "split")
     rest = len(images) - test if isinstance(test, int) else 1 - test
     parts = make(images, {"train": rest, "test": test}, seed)
     return {"train": subset(parts["train"], n, seed), "test": parts["test"]}
@@ -305,8 +305,8 @@ def published(
     DataError
         If groups or exact copies stand in two parts.
     """
-    choose(val, ("split10", "official", "none"), "val")
-    choose(split, ("group", "image"), "split")
+    check_choice(val, ("split10", "official", "none"), "val")
+    check_choice(split, ("group", "image"), "split")
     parts = {"train": images.of_part("train"), "test": images.of_part("test")}
     if val == "official":
         parts["val"] = images.of_part("val")

@@ -19,7 +19,7 @@ from skimage.exposure import equalize_adapthist, equalize_hist
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from ..core.errors import ConfigError, DataError, choose
+from ..core.errors import ConfigError, DataError, check_choice
 from ..core.random import stream
 from .dataset import FULL_SCALE, ImageSet
 from .formats.images import read_all, read_image, shown
@@ -45,7 +45,7 @@ def square(pixels: np.ndarray, size: int, fit: str = "crop") -> np.ndarray:
     ndarray
         Pixels (size, size) of the same dtype. Pixels that have this size already come back unchanged.
     """
-    choose(fit, FITS, "fit")
+    check_choice(fit, FITS, "fit")
     height, width = pixels.shape
     if fit == "crop":
         return resize(centre(pixels, min(height, width)), size, size)
@@ -79,7 +79,7 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 # %% ../../nbs/120_data.transforms.ipynb #985030d5
 def equalize(pixels: np.ndarray, mode: str = "none") -> np.ndarray:
     "Pixels (H, W) as they are (`none`), with an even histogram (`hist`), or evened in 8 x 8 tiles (`clahe`)."
-    choose(mode, ("none", "hist", "clahe"), "equalize")
+    check_choice(mode, ("none", "hist", "clahe"), "equalize")
     if mode == "none":
         return pixels
     if mode == "hist":
@@ -135,8 +135,8 @@ def check_settings(size: int, fit: str, equalization: str) -> None:
     "Refuse settings that do not exist, with the ones that do."
     if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 1024:
         raise ConfigError(f"size is {size!r}; expected a whole number of pixels from 8 to 1024")
-    choose(fit, FITS, "fit")
-    choose(equalization, ("none", "hist", "clahe"), "equalize")
+    check_choice(fit, FITS, "fit")
+    check_choice(equalization, ("none", "hist", "clahe"), "equalize")
 
 # %% ../../nbs/120_data.transforms.ipynb #cdadf1f0
 def copies(

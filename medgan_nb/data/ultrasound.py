@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from ..core.arrays import finite
-from ..core.errors import ConfigError, DataError, choose
+from ..core.errors import ConfigError, DataError, check_choice
 from .dataset import ImageSet, to_pixels
 
 # %% ../../nbs/130_data.ultrasound.ipynb #cf1e43da
@@ -156,7 +156,7 @@ def window(
     shape: tuple[int, int], size: int, aspect: str, steps: tuple[float, float]
 ) -> list[tuple[int, int, int, int]]:
     "For depth and lines: the samples to take (first, after last) and the pixels they fill (first, after last)."
-    choose(aspect, ASPECTS, "aspect")
+    check_choice(aspect, ASPECTS, "aspect")
     extent = [n * step for n, step in zip(shape, steps)]
     whole = {"stretch": None, "keep": max(extent), "crop": min(extent)}[aspect]
     placed = []

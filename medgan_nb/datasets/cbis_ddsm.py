@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import DataError
-from ..core.files import inside
+from ..core.files import resolve_inside
 from ..data.dataset import ImageSet
 from ..data.formats.dicom import need_pydicom, read_dicom
 from ..data.formats.images import folders, shown
@@ -104,11 +104,11 @@ def cases(data_dir: Path | str) -> list[Case]:
 def files_of(path: str, root: Path) -> list[Path] | None:
     "The DICOM files that a path of a table leads to: that file, else all below its first part; None where neither is there."
     for top in (root, root / "CBIS-DDSM"):
-        if inside(root, top / path).is_file():
+        if resolve_inside(root, top / path).is_file():
             return [top / path]
         if (top / path.split("/")[0]).is_dir():
             files = sorted((top / path.split("/")[0]).rglob("*.dcm"))
-            return [file for file in files if inside(root, file)]
+            return [file for file in files if resolve_inside(root, file)]
     return None
 
 

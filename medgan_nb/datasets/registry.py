@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.errors import ConfigError, MedganError, choose
+from ..core.errors import ConfigError, MedganError, check_choice
 from ..data.cache import cached
 from ..data.dataset import ImageSet
 from ..data.duplicates import across_classes
@@ -57,7 +57,7 @@ def load(
     DataError
         If the copy does not have the layout, or a file is damaged.
     """
-    source = choose(name, SOURCES, "dataset")
+    source = check_choice(name, SOURCES, "dataset")
     fit = source.fit if fit is None else fit
     check_settings(size, fit, equalize)
     if source.simulated:
@@ -72,7 +72,7 @@ def load(
 
 def fetch(name: str, folder: Path | str) -> Path:
     "A published set brought into a folder, its checksum verified; `ConfigError` with the way to it where that cannot be."
-    source = choose(name, SOURCES, "dataset")
+    source = check_choice(name, SOURCES, "dataset")
     if source.fetch is None:
         way = (
             "it is built in"

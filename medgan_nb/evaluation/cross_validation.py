@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from ..core.errors import ConfigError, DataError, choose
+from ..core.errors import ConfigError, DataError, check_choice
 from ..core.random import stream
 from ..data.dataset import ImageSet, join
 from ..data.transforms import flip_rotate, repeat
@@ -46,7 +46,7 @@ def assign_folds(images: ImageSet, k: int = 5, seed: int = 0, split: str = "grou
     ConfigError
         If a class has fewer groups (or images) than there are folds.
     """
-    choose(split, ("group", "image"), "split")
+    check_choice(split, ("group", "image"), "split")
     if isinstance(k, bool) or not isinstance(k, int) or k < 2:
         raise ConfigError(f"folds is {k!r}; expected a whole number, 2 or more")
     names, group = np.unique(images.ids if split == "image" else images.groups, return_inverse=True)
@@ -141,7 +141,7 @@ def mixed(
     DataError
         If the pool has too few images of a class.
     """
-    mix = choose(name, mixes, "arm")
+    mix = check_choice(name, mixes, "arm")
     more = {}
     if mix.synthetic:
         if synthetic is None:

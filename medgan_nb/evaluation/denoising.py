@@ -17,7 +17,7 @@ from skimage.filters import gaussian, median
 from skimage.restoration import denoise_bilateral, denoise_nl_means, denoise_tv_chambolle
 
 from ..core.arrays import as_images
-from ..core.errors import choose
+from ..core.errors import check_choice
 from ..metrics.features import Extractor, extract
 from ..metrics.fid import frechet_distance
 from ..metrics.intensity import mpv, mpvd
@@ -124,7 +124,7 @@ def denoise(images, method: str) -> np.ndarray:
     ConfigError
         If there is no such method.
     """
-    treat, images = choose(method, METHODS, "method"), as_images(images)
+    treat, images = check_choice(method, METHODS, "method"), as_images(images)
     sigmas = noise_sigma(images, tissue(images)) / 2
     grey = (images[:, 0].astype(np.float64) + 1) / 2
     treated = np.stack([treat(image, sigma) for image, sigma in zip(grey, sigmas)])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.device import pick_device
-from ..core.errors import ConfigError, TrainingError, choose
+from ..core.errors import ConfigError, TrainingError, check_choice
 from ..core.random import seed_all, stream
 from ..data.dataset import ImageSet, to_float
 from ..data.transforms import turn
@@ -80,8 +80,8 @@ class Plan:
             "augment": ("flip_rotate",),
         }.items():
             if getattr(self, key) is not None:
-                choose(getattr(self, key), allowed, f"{key} (where not None)")
-        choose(self.precision, ("fp32", "bf16", "auto"), "precision")
+                check_choice(getattr(self, key), allowed, f"{key} (where not None)")
+        check_choice(self.precision, ("fp32", "bf16", "auto"), "precision")
 
     def epoch_steps(self, n: int) -> int:
         "Batches that `n` training images make."

@@ -14,12 +14,12 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..core.device import keep_heap, pick_device, versions
+from ..core.device import retain_heap, pick_device, versions
 from ..core.errors import ConfigError, DataError
 from medgan_nb.core.files import (
     atomic_write,
     digest,
-    plain,
+    to_jsonable,
     read_json,
     read_lines,
     safe_name,
@@ -170,7 +170,7 @@ def result(
         Anything a reader must know.
     """
     values = (table, row, column, value, low, high, n, extractor, floor, copy, note)
-    return plain(dict(zip(RESULT, values)))
+    return to_jsonable(dict(zip(RESULT, values)))
 
 
 def config_hash(config: dict) -> str:
@@ -222,7 +222,7 @@ def open_run(
     DataError
         If the outputs folder cannot be written.
     """
-    config = plain(config | {"versions": versions()})
+    config = to_jsonable(config | {"versions": versions()})
     folder = Path(outputs) / safe_name(config["paper"]) / run_id(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -239,7 +239,7 @@ def open_run(
     if not (folder / "config.json").exists():
         write_json(folder / "config.json", config)
     if os.environ.get("MEDGAN_KEEP_HEAP") == "1":
-        keep_heap()
+        retain_heap()
     return Run(folder, read_json(folder / "config.json"), data, str(pick_device(device)), lock)
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 import medgan_nb
 from ..core.device import pick_device, pick_precision
-from ..core.errors import ConfigError, choose
+from ..core.errors import ConfigError, check_choice
 from ..data.dataset import ImageSet
 
 # %% ../../nbs/700_experiments.study.ipynb #c7e3f224
@@ -147,8 +147,8 @@ def resolve(study: Study, given: dict) -> tuple[dict, dict]:
         For an unknown parameter, preset or model, or one that cannot go with another.
     """
     params = check_parameters(given, study.parameters)
-    settings = dict(choose(params["preset"], study.presets, "preset"))
-    choose(params["model"], study.models, "model")
+    settings = dict(check_choice(params["preset"], study.presets, "preset"))
+    check_choice(params["model"], study.models, "model")
     settings |= {key: params[key] for key in settings if params.get(key)}
     if params["dataset"] == "auto":
         params["dataset"] = study.real if params["data_dir"] else study.simulated

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.arrays import as_images
-from ..core.errors import DataError, choose
+from ..core.errors import DataError, check_choice
 from ..core.random import stream
 from ..core.weights import INCEPTION, Published, available, converted, needed, read_weights
 
@@ -181,7 +181,7 @@ def inception(
     WeightsError
         If the weights are absent and cannot be fetched, or a file is not the one it should be.
     """
-    dtype = choose(
+    dtype = check_choice(
         precision, {"fp32": torch.float32, "bf16": torch.bfloat16}, "precision of features"
     )
     with torch.device("meta"):  # names and shapes; nothing is drawn for weights that may be absent

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from ..core.arrays import as_images
-from ..core.errors import DataError, choose
+from ..core.errors import DataError, check_choice
 from .jackknife import influence_interval
 
 # %% ../../nbs/530_metrics.intensity.ipynb #b863c38d
@@ -59,7 +59,7 @@ def js_distance(a, b, base: int | str = 2) -> float:
     """
     counts = grey_counts(a, "a").sum(0), grey_counts(b, "b").sum(0)
     p, q = (count / count.sum() for count in counts)
-    return math.sqrt(divergence(p, q, choose(str(base), BASES, "base"))[0])
+    return math.sqrt(divergence(p, q, check_choice(str(base), BASES, "base"))[0])
 
 # %% ../../nbs/530_metrics.intensity.ipynb #ba30153e
 def js_interval(
@@ -88,7 +88,7 @@ def js_interval(
         for counts in (grey_counts(a, "a"), grey_counts(b, "b"))
     ]
     found, *slopes = divergence(
-        *(share.mean(0) for share in shares), choose(str(base), BASES, "base")
+        *(share.mean(0) for share in shares), check_choice(str(base), BASES, "base")
     )
     value = math.sqrt(found)
     if value == 0:
@@ -146,7 +146,7 @@ def mpvd(a, b, reading: str = "set") -> float:
     DataError
         If images are not in [-1, 1], or for `paired` the numbers differ.
     """
-    choose(reading, ("set", "paired"), "reading")
+    check_choice(reading, ("set", "paired"), "reading")
     first, second = mean_levels(a, "a"), mean_levels(b, "b")
     if reading == "set":
         return float(abs(first.mean() - second.mean()))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ConfigError, WeightsError, choose
+from ..core.errors import ConfigError, WeightsError, check_choice
 from ..core.weights import EFFICIENTNET_B2, RESNET18, Published, needed, published_weights
 
 # %% ../../nbs/350_models.classifiers.ipynb #b6d3eb45
@@ -165,7 +165,7 @@ def initialised(
     backbone: nn.Module, init: str, source: Published, folder: Path | str | None
 ) -> nn.Module:
     "The backbone with published weights where `init` is `imagenet`, as it was drawn where it is `random`."
-    if choose(init, ("imagenet", "random"), "init") == "imagenet":
+    if check_choice(init, ("imagenet", "random"), "init") == "imagenet":
         backbone.load_state_dict(
             backbone.state_dict() | published_weights(source, needed(backbone), folder)
         )
@@ -202,8 +202,8 @@ def reader(
     ConfigError
         If there is no such reader, or it cannot be built for this size or number of classes.
     """
-    build = choose(name, READERS, "classifier")
-    choose(init, ("imagenet", "random"), "init")
+    build = check_choice(name, READERS, "classifier")
+    check_choice(init, ("imagenet", "random"), "init")
     if n_classes < 2:
         raise ConfigError(f"n_classes is {n_classes}; expected 2 or more")
     if build is None:

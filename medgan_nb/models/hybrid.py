@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import ConfigError, choose
+from ..core.errors import ConfigError, check_choice
 
 # %% ../../nbs/320_models.hybrid.ipynb #87f50e04
 class Reshape(nn.Module):
@@ -147,7 +147,7 @@ class Generator(nn.Module):
     ):
         super().__init__()
         check_size(size, width)
-        build = choose(hybrid, HYBRIDS, "hybrid")
+        build = check_choice(hybrid, HYBRIDS, "hybrid")
         self.embed = nn.Embedding(n_classes, 16) if n_classes else None
         self.layers = nn.Sequential(*build(size, z_dim + (16 if n_classes else 0), width))
         self.refines = hybrid == "refine"
@@ -190,7 +190,7 @@ NORMS: dict[str, Callable[[int], nn.Module | None]] = {
 
 def down_block(inputs: int, outputs: int, norm: str) -> nn.Sequential:
     "4 x 4 convolution of stride 2, the norm if any, LeakyReLU 0.2."
-    middle = choose(norm, NORMS, "critic_norm")(outputs)
+    middle = check_choice(norm, NORMS, "critic_norm")(outputs)
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 4, 2, 1),
         *([] if middle is None else [middle]),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from ..core.errors import choose
+from ..core.errors import check_choice
 from medgan_nb.models.oasbud_blocks import (
     SLOPE,
     AdaptiveNorm,
@@ -83,7 +83,7 @@ class GeneratorM0(Growing):
         style_dim: int = 512,
     ):
         super().__init__(growing_sides(check_size(size), grow))
-        first = 16 if choose(fix, FIXES_0, "m0_fix") == "fc16" else 8
+        first = 16 if check_choice(fix, FIXES_0, "m0_fix") == "fc16" else 8
         steps = int(math.log2(size // first)) - (fix == "final_up")
         self.first, self.final_up = first, fix == "final_up"
         self.channels = [width << k for k in range(steps, -1, -1)]
@@ -98,7 +98,7 @@ class GeneratorM0(Growing):
             nn.LeakyReLU(SLOPE),
         )
         self.fc = linear(style_dim, self.channels[0] * first * first)
-        of_style = style_dim if choose(style, STYLES, "style") == "adain" else 0
+        of_style = style_dim if check_choice(style, STYLES, "style") == "adain" else 0
         self.blocks = nn.ModuleList(
             BlockM0(a, b, spectral, of_style) for a, b in zip(self.channels, self.channels[1:])
         )
@@ -216,7 +216,7 @@ class GeneratorM1(Growing):
         width: int = 32,
     ):
         super().__init__(growing_sides(check_size(size), grow))
-        listed = choose(fix, FIXES_1, "m1_fix") == "as_listed"
+        listed = check_choice(fix, FIXES_1, "m1_fix") == "as_listed"
         steps = int(math.log2(size // 8)) + listed
         channels = [width << (steps - 1)] + [width << k for k in range(steps - 1, -1, -1)]
         self.label = nn.Sequential(nn.Linear(1, z_dim), nn.LeakyReLU(SLOPE))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, instance_norm, interpolate
 from torch.nn.utils.parametrizations import spectral_norm
 
-from ..core.errors import ConfigError, choose
+from ..core.errors import ConfigError, check_choice
 
 # %% ../../nbs/330_models.oasbud_blocks.ipynb #7945d750
 POWER_ITERATIONS = 3
@@ -151,7 +151,7 @@ GROW = {"off": None, "from16": 16, "from64": 64}
 
 def growing_sides(size: int, grow: str) -> tuple[int, ...]:
     "The sides a network of full size `size` passes through: `size` alone, or doubling from 16 or 64."
-    first = choose(grow, GROW, "grow")
+    first = check_choice(grow, GROW, "grow")
     if first is None:
         return (size,)
     if first >= size:

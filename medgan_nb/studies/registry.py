@@ -6,7 +6,7 @@
 __all__ = ['STUDIES', 'PRESETS', 'studies']
 
 # %% ../../nbs/895_studies.registry.ipynb #0c463e8e
-from ..core.errors import choose
+from ..core.errors import check_choice
 from ..experiments.study import Study
 from .p1 import study as p1
 from .p2 import study as p2
@@ -24,4 +24,4 @@ def studies(names: list[str]) -> list[Study]:
     "Studies by name; none, or `all`, gives every one."
     if not names or names == ["all"]:
         return list(STUDIES.values())
-    return [choose(name, STUDIES, "paper") for name in names]
+    return [check_choice(name, STUDIES, "paper") for name in names]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.errors import ConfigError, DataError, choose
+from ..core.errors import ConfigError, DataError, check_choice
 
 # %% ../../nbs/415_training.augment.ipynb #9bacd648
 class Augment(nn.Module):
@@ -98,7 +98,7 @@ def diff_augment(x: Tensor, policy: str = "translation,cutout") -> Tensor:
         If x is not (N, C, H, W).
     """
     steps = [
-        choose(name.strip(), POLICIES, "augmentation policy")
+        check_choice(name.strip(), POLICIES, "augmentation policy")
         for name in policy.split(",")
         if name.strip()
     ]
@@ -369,8 +369,10 @@ class AdaptiveAugment(Augment):
                 f"adaptive augmentation: p {p}, target {target}, kimg {kimg}, interval {interval}; expected p of 0 or more, "
                 "target in [-1, 1] or None, kimg above 0, interval 1 or more"
             )
-        self.pipe = pipe if isinstance(pipe, Pipe) else choose(pipe, PIPES, "augmentation pipe")
-        self.smooth = choose(filter, {"sym6": True, "bilinear": False}, "augmentation filter")
+        self.pipe = (
+            pipe if isinstance(pipe, Pipe) else check_choice(pipe, PIPES, "augmentation pipe")
+        )
+        self.smooth = check_choice(filter, {"sym6": True, "bilinear": False}, "augmentation filter")
         self.target, self.kimg, self.interval, self.limit = target, kimg, interval, limit
         for name, value in {
             "p": float(p),

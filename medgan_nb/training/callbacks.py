@@ -9,7 +9,7 @@ __all__ = ['FADES', 'FADE_STEPS', 'LATEST', 'Watch', 'EarlyStop', 'fade_curve', 
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
-from ..core.errors import ConfigError, choose
+from ..core.errors import ConfigError, check_choice
 from .batch import Batch
 from .step import State
 
@@ -88,7 +88,7 @@ def fade_curve(rule: str, steps: int) -> list[float]:
     "The weight of a new stage at each of the first steps, from 0."
     curve = [0.0]
     for _ in range(steps):
-        curve.append(choose(rule, FADES, "fade")(curve[-1]) if curve else 0.0)
+        curve.append(check_choice(rule, FADES, "fade")(curve[-1]) if curve else 0.0)
     return curve
 
 # %% ../../nbs/430_training.callbacks.ipynb #de46a5e7
@@ -109,7 +109,7 @@ class Growth(Watch):
 
     def __init__(self, sides: tuple[int, ...], column: str, patience: float, fade: str = "ema"):
         super().__init__(stage=0, alpha=1.0, fading=0, begun=0.0, history=[])
-        choose(fade, FADES, "fade")
+        check_choice(fade, FADES, "fade")
         if not sides or any(b != 2 * a for a, b in zip(sides, sides[1:])):
             raise ConfigError(
                 f"growing through {list(sides)} px; expected one side or more, each twice the one before"

@@ -12,8 +12,8 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from ..core.errors import ConfigError, choose
-from ..core.files import plain
+from ..core.errors import ConfigError, check_choice
+from ..core.files import to_jsonable
 
 # %% ../../nbs/400_training.recipe.ipynb #5f6ba403
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ class Recipe:
             raise ConfigError(
                 f"{self.name}: ema_ramp is {self.ema_ramp}; expected more than 0, or None for no ramp"
             )
-        choose(self.decay, DECAYS, f"decay of {self.name}")
-        choose(self.pairing, PAIRINGS, f"pairing of {self.name}")
+        check_choice(self.decay, DECAYS, f"decay of {self.name}")
+        check_choice(self.pairing, PAIRINGS, f"pairing of {self.name}")
         for key in ("clip_weights", "clip_gradients"):
             value = getattr(self, key)
             if value is not None and not value > 0:
@@ -169,7 +169,7 @@ def describe(recipe: Recipe) -> dict:
     told["penalties"] = [describe_penalty(p) for p in recipe.penalties]
     for key in ("d_loss", "g_loss", "augment", "distort"):
         told[key] = function_name(told[key])
-    return plain(
+    return to_jsonable(
         {
             key: value
             for key, value in told.items()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from ..core.errors import ConfigError, choose
+from ..core.errors import ConfigError, check_choice
 from ..models import dcgan, hybrid, oasbud, oasbud_text, stylegan2
 from .augment import AdaptiveAugment, DiffAugment
 from medgan_nb.training.losses import (
@@ -94,7 +94,7 @@ def stylegan2_recipe(
         Weight of R1. By default that of the configuration, which holds for 256 px and its own batch, times the number of pixels
         over 256^2 and divided by the batch over the configuration's (gamma ~ pixels / batch: `auto` of the published code).
     """
-    published = choose(config, stylegan2.CONFIGS, "StyleGAN2 configuration")
+    published = check_choice(config, stylegan2.CONFIGS, "StyleGAN2 configuration")
     changes = {
         "batch": batch,
         "channel_base": channel_base,
@@ -236,9 +236,13 @@ def hybrid_recipe(
         dcgan for (0.5, 0.999) in place of the loss's own.
     """
     classes = n_classes if cond and n_classes > 1 else 0
-    used = dict(choose(loss, ADVERSARIAL, "loss"))
+    used = dict(check_choice(loss, ADVERSARIAL, "loss"))
     used |= {} if lr is None else {"lr_g": lr, "lr_d": lr}
-    used |= {"betas": (0.5, 0.999)} if choose(betas, ("wgan", "dcgan"), "betas") == "dcgan" else {}
+    used |= (
+        {"betas": (0.5, 0.999)}
+        if check_choice(betas, ("wgan", "dcgan"), "betas") == "dcgan"
+        else {}
+    )
     half_life = math.log(0.5) / math.log(0.999) * batch * used["n_critic"] / 1000
     return Recipe(
         f"hybrid_{kind}",
@@ -320,9 +324,9 @@ def oasbud_recipe(
     narrow : int
         Divides every width of the tables, for trials.
     """
-    G, D, width_G, width_D, z_dim = choose(net, OASBUD, "network of paper 1")
+    G, D, width_G, width_D, z_dim = check_choice(net, OASBUD, "network of paper 1")
     normed = {"table": (net != "m0",) * 2, "both": (True, True), "d_only": (False, True)}
-    on_G, on_D = choose(spectral, normed, "spectral")
+    on_G, on_D = check_choice(spectral, normed, "spectral")
     of_G, of_D = (
         {"spectral": on_G, "width": width_G // narrow},
         {"spectral": on_D, "width": width_D // narrow},
@@ -344,14 +348,14 @@ def oasbud_recipe(
     of_D |= {key: asked[key][0] for key in ("mbstd", "grow") if asked[key][0] != asked[key][1]}
     terms = [Penalty("gp", "D", gradient_penalty, weight=10.0)] if adv == "wgan_gp" else []
     terms += [Penalty("pixel", "G", pixel_penalty, weight=lam_pix)] * (lam_pix > 0)
-    value = partial(pearson_penalty, **choose(pearson, PEARSON, "pearson"))
+    value = partial(pearson_penalty, **check_choice(pearson, PEARSON, "pearson"))
     terms += [Penalty("pearson", "G", value, weight=lam_pear)] * (lam_pear > 0)
     of_G |= {"style_dim": 512 // narrow} if net == "m0" else {}
     return Recipe(
         net,
         partial(G, size, **of_G),
         partial(D, size, **of_D),
-        **choose(adv, OASBUD_LOSSES, "adv"),
+        **check_choice(adv, OASBUD_LOSSES, "adv"),
         z_dim=z_dim,
         n_classes=n_classes,
         penalties=tuple(terms),
@@ -398,4 +402,4 @@ def recipe(name: str, size: int, n_classes: int = 1, **settings) -> Recipe:
     ConfigError
         If there is no such model.
     """
-    return choose(name, MODELS, "model")(size, n_classes, **settings)
+    return check_choice(name, MODELS, "model")(size, n_classes, **settings)

@@ -24,7 +24,7 @@ from PIL import Image, ImageFile, ImageOps
 from tqdm.auto import tqdm
 
 from ...core.errors import ConfigError, DataError, MedganError
-from ...core.files import atomic_write, inside
+from ...core.files import atomic_write, resolve_inside
 
 # %% ../../../nbs/105_data.formats.images.ipynb #0bb55a4f
 SUFFIXES = (".png", ".jpg", ".jpeg", ".pgm", ".bmp", ".tif", ".tiff")
@@ -250,7 +250,7 @@ def list_images(
     found = [
         path for path in entries(folder) if path.suffix.lower() in suffixes and not path.is_dir()
     ]
-    inside(root, Path(folder).absolute())
+    resolve_inside(root, Path(folder).absolute())
     for path in found:
         if not path.name.isprintable():
             raise DataError(
@@ -259,7 +259,7 @@ def list_images(
         if path.is_symlink() and not path.is_file():
             raise DataError(f"{shown(path)}: a link to no file; expected an image")
         if path.is_symlink():
-            inside(root, path.absolute())
+            resolve_inside(root, path.absolute())
     stems = Counter(path.stem for path in found)
     twice = [path for path in found if stems[path.stem] > 1]
     if twice:

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 import scipy.io
 
-from ...core.errors import DataError, MedganError, choose
+from ...core.errors import DataError, MedganError, check_choice
 from .images import looks_like, shown
 from .matlab_v5 import FIELD_LIMIT, LIMIT, missing, rows_v5
 
@@ -235,7 +235,7 @@ def write_structs(
         What the text at the beginning of the file adds.
     """
     path = Path(path)
-    choose(version, {"v5": write_v5, "v7.3": write_v73}, "version")(path, variable, rows)
+    check_choice(version, {"v5": write_v5, "v7.3": write_v73}, "version")(path, variable, rows)
     format_ = "5.0" if version == "v5" else "7.3"
     text = f"MATLAB {format_} MAT-file, {about or 'written by medgan_nb'}".encode(
         "latin-1", "replace"

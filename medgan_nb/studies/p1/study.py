@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...core.errors import DataError, choose
+from ...core.errors import DataError, check_choice
 from ...data import splits as split
 from ...data.dataset import ImageSet, to_pixels
 from ...datasets import registry as sources
@@ -150,7 +150,7 @@ AS_WRITTEN = ("native128", "as_listed")
 def grid(preset: str) -> list[dict]:
     "The runs of a preset: both tabulated models; the experiments on collapse and leakage ride with Model 0."
     seeds = {"smoke": 1, "quick": 1, "short": 2, "paper": 5}[
-        choose(preset, list(PRESETS), "preset")
+        check_choice(preset, list(PRESETS), "preset")
     ]
     runs = [{"model": "m0", "seed": seed} for seed in range(seeds)]
     return (
@@ -182,7 +182,7 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
         "seg_train": ("synthetic", "real+synthetic"),
         "fade": ("ema", "as_written"),
     }.items():
-        choose(settings[key], allowed, key)
+        check_choice(settings[key], allowed, key)
     if settings["fix"] in AS_WRITTEN and settings["size"] == 256:
         settings["size"] = 128
     made = made_of(params["model"], settings)
@@ -280,7 +280,7 @@ def made_of(model: str, settings: dict) -> Recipe:
         "narrow",
     )
     made = recipe(
-        choose(model, list(OASBUD), "model"),
+        check_choice(model, list(OASBUD), "model"),
         settings["size"],
         2,
         **{key: settings[key] for key in keys},

@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
-from ...core.errors import ConfigError, DataError, choose
+from ...core.errors import ConfigError, DataError, check_choice
 from ...core.files import write_json
 from ...data import splits as split
 from ...data.dataset import ImageSet
@@ -161,7 +161,7 @@ def grid(preset: str) -> list[dict]:
         "quick": ((250, 50), 1),
         "short": (SIZES, 1),
         "paper": (SIZES, 5),
-    }[choose(preset, list(PRESETS), "preset")]
+    }[check_choice(preset, list(PRESETS), "preset")]
     models = MODELS[1:2] if preset == "smoke" else MODELS
     return [
         {"dataset_size": n, "model": model, "seed": seed}
@@ -183,8 +183,8 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     """
     params, settings = resolve(STUDY, given)
     check_numbers(settings)
-    choose(settings["split"], ("group", "image"), "split")
-    choose(settings["classifier"], ("small_cnn", "resnet18", "efficientnet_b2"), "classifier")
+    check_choice(settings["split"], ("group", "image"), "split")
+    check_choice(settings["classifier"], ("small_cnn", "resnet18", "efficientnet_b2"), "classifier")
     made = made_of(params["model"], settings, 2)
     for build in (made.G, made.augment) if made.augment else (made.G,):
         build()  # refuses a size or a pipe that does not exist

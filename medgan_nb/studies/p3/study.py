@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from ...core.errors import ConfigError, choose
+from ...core.errors import ConfigError, check_choice
 from ...data import splits as split
 from ...data.dataset import ImageSet
 from ...datasets import registry as sources
@@ -124,7 +124,7 @@ LEAST = 6  # coverage looks at five neighbours
 def grid(preset: str) -> list[dict]:
     "The runs of a preset: the default generator with several seeds, each with another split, and the other generators beside it."
     seeds, others = {"smoke": (1, 0), "quick": (2, 0), "short": (3, 1), "paper": (5, 5)}[
-        choose(preset, list(PRESETS), "preset")
+        check_choice(preset, list(PRESETS), "preset")
     ]
     return [{"model": MODELS[0], "seed": seed} for seed in range(seeds)] + [
         {"model": model, "seed": seed} for seed in range(others) for model in MODELS[1:]
@@ -142,10 +142,10 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
         If the films cannot be read, or a woman would be in two parts.
     """
     params, settings = resolve(STUDY, given)
-    choose(settings["cond"], ("class", "none"), "cond")
-    choose(settings["critic_norm"], NORMS, "critic_norm")
-    choose(settings["betas"], ("wgan", "dcgan"), "betas")
-    choose(settings["reader"], READERS, "reader")
+    check_choice(settings["cond"], ("class", "none"), "cond")
+    check_choice(settings["critic_norm"], NORMS, "critic_norm")
+    check_choice(settings["betas"], ("wgan", "dcgan"), "betas")
+    check_choice(settings["reader"], READERS, "reader")
     if settings["gan_epochs"] < 1:
         raise ConfigError(f"gan_epochs is {settings['gan_epochs']}; expected 1 or more")
     if settings["size"] not in SIZES:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...core.errors import ConfigError, choose
+from ...core.errors import ConfigError, check_choice
 from ...core.files import atomic_write, write_json
 from ...data import splits as split
 from ...data.dataset import ImageSet, to_pixels
@@ -85,7 +85,7 @@ MINORITY = "NORMAL"
 def grid(preset: str) -> list[dict]:
     "The runs of a preset: seeds, and for `paper` one more training of 200 epochs."
     seeds = {"smoke": 1, "quick": 2, "short": 3, "paper": 10}[
-        choose(preset, list(PRESETS), "preset")
+        check_choice(preset, list(PRESETS), "preset")
     ]
     runs = [{"seed": seed} for seed in range(seeds)]
     return [{"seed": 0, "gan_epochs": 200, "arms": "paper"}] + runs if preset == "paper" else runs
@@ -126,8 +126,8 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
         If the films cannot be read, or a child would be in two parts.
     """
     params, settings = resolve(STUDY, given)
-    choose(settings["filter"], FILTERS, "filter")
-    choose(settings["arms"], ("all", "paper"), "arms")
+    check_choice(settings["filter"], FILTERS, "filter")
+    check_choice(settings["arms"], ("all", "paper"), "arms")
     recipe(params["model"], settings["size"]).G()
     films = load_films(
         params["dataset"],
