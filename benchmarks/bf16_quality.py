@@ -20,23 +20,23 @@ import torch
 
 from medgan_nb.core.device import retain_heap
 from medgan_nb.datasets.registry import load
-from medgan_nb.metrics.features import extract, random_extractor
+from medgan_nb.metrics.features import extract_features, random_network
 from medgan_nb.metrics.fid import frechet_distance
 from medgan_nb.training.loop import train
-from medgan_nb.training.registry import recipe
+from medgan_nb.training.registry import model_recipe
 
 
 def one_run(images, real, options, seed, precision):
     "Frechet distance after a training, and its seconds."
-    model = recipe(
+    model = model_recipe(
         "stylegan2_ada",
         32,
         len(images.classes),
         config="auto",
-        batch=8,
+        batch_size=8,
         channel_base=options.channel_base,
         channel_max=options.channel_max,
-        latent=64,
+        latent_dim=64,
         augpipe="bg_us",
     )
     begun = time.perf_counter()
@@ -46,7 +46,7 @@ def one_run(images, real, options, seed, precision):
     return {
         "seed": seed,
         "precision": precision,
-        "fd": frechet_distance(real, extract(random_extractor(), samples.clamp(-1, 1))),
+        "fd": frechet_distance(real, extract_features(random_network(), samples.clamp(-1, 1))),
         "seconds": taken,
         "ada_p": trained.log[-1].get("ada_p"),
     }
@@ -69,7 +69,7 @@ def main():
     torch.set_num_threads(options.threads)
     retain_heap()
     images = load(options.data, options.data_dir, size=32)
-    real = extract(random_extractor(), images.batch(torch.arange(len(images))))
+    real = extract_features(random_network(), images.batch(torch.arange(len(images))))
     rows = []
     for seed in range(options.seeds):
         for precision in ("fp32", "bf16"):

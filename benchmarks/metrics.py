@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from heap import heap
 
-from medgan_nb.metrics.features import inception_network, load_inception
+from medgan_nb.metrics.features import build_inception, load_inception
 from medgan_nb.metrics.fid import frechet_distance, frechet_from_moments
-from medgan_nb.metrics.kid import kernel_subsets
+from medgan_nb.metrics.kid import kid_subsets
 from medgan_nb.metrics.prdc import prdc
-from medgan_nb.metrics.similarity import pair_ssim, random_pairs, ssim
+from medgan_nb.metrics.similarity import mean_pairwise_ssim, random_pairs, ssim
 
 CLOCK = time.perf_counter
 KEPT = False  # whether the peer's heap keeps freed memory
@@ -156,7 +156,7 @@ def similarity(rounds):
         compare(
             "SSIM, 256 pairs within a set / scikit-image",
             peer,
-            lambda: pair_ssim(a, 256, seed=0),
+            lambda: mean_pairwise_ssim(a, 256, seed=0),
             apart,
             1e-6,
             rounds,
@@ -164,7 +164,7 @@ def similarity(rounds):
     ]
 
 
-def kid(rounds):
+def time_kid(rounds):
     "Against torch-fidelity, 100 subsets of 1000 out of 2000."
     from torch_fidelity.metric_kid import kid_features_to_metric
 
@@ -178,7 +178,7 @@ def kid(rounds):
         compare(
             "KID, 100 x 1000 of 2000 / torch-fidelity",
             lambda: peer()[mean],
-            lambda: kernel_subsets(x, y)[0],
+            lambda: kid_subsets(x, y)[0],
             relative,
             0.05,
             rounds,
@@ -214,7 +214,7 @@ def features(rounds):
     from safetensors.torch import save
 
     torch.manual_seed(0)
-    state = inception_network().state_dict()
+    state = build_inception().state_dict()
     pytorch_fid.inception.load_state_dict_from_url = lambda *args, **options: (
         state | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
     )
@@ -269,7 +269,7 @@ PARTS = {
     "frechet": (frechet, None),
     "ssim": (similarity, None),
     "inception": (features, None),
-    "kid": (kid, "torch_fidelity"),
+    "kid": (time_kid, "torch_fidelity"),
     "prdc": (coverage, "prdc"),
 }
 

@@ -20,7 +20,7 @@ import torch
 from scipy.signal import hilbert
 from skimage.transform import resize_local_mean
 
-from medgan_nb.data.ultrasound import DEPTH_STEP, LINE_STEP, bmode, pictures, square
+from medgan_nb.data.ultrasound import DEPTH_STEP_MM, LINE_STEP_MM, bmode, bmode_images, resample_to_square
 from medgan_nb.simulation.ultrasound_rf import load as load_simulated
 
 SHAPE, SIZE = (1824, 510), 256
@@ -29,7 +29,7 @@ SHAPE, SIZE = (1824, 510), 256
 def by_peers(rf: np.ndarray) -> np.ndarray:
     "One frame (D, L) -> (256, 256) in [-1, 1]."
     strength = resize_local_mean(
-        np.abs(hilbert(rf, axis=0)), (round(len(rf) * DEPTH_STEP / LINE_STEP), rf.shape[1])
+        np.abs(hilbert(rf, axis=0)), (round(len(rf) * DEPTH_STEP_MM / LINE_STEP_MM), rf.shape[1])
     )
     decibels = np.clip(20 * np.log10(strength / strength.max() + 1e-12), -50, 0)
     return resize_local_mean(decibels / 25 + 1, (SIZE, SIZE))
@@ -37,7 +37,7 @@ def by_peers(rf: np.ndarray) -> np.ndarray:
 
 def by_us(rf: np.ndarray) -> np.ndarray:
     "The same."
-    return square(bmode(torch.from_numpy(rf)), SIZE).numpy()
+    return resample_to_square(bmode(torch.from_numpy(rf)), SIZE).numpy()
 
 
 def frames(count: int):
@@ -74,7 +74,7 @@ def main() -> None:
     ratios = [a / b for a, b in zip(times[by_peers], times[by_us])]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     start = clock()
-    pixels, _ = pictures(frames(200), SIZE)
+    pixels, _ = bmode_images(frames(200), SIZE)
     whole = clock() - start
     drawing = clock()
     for _ in frames(200):
@@ -82,7 +82,7 @@ def main() -> None:
     whole -= clock() - drawing
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     start = clock()
-    load_simulated(SIZE, lesions=20)
+    load_simulated(SIZE, n_lesions=20)
     rows = {
         "peer_ms": 1000 * statistics.median(times[by_peers]),
         "ours_ms": 1000 * statistics.median(times[by_us]),

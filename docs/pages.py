@@ -160,7 +160,7 @@ def study_page(study, runs: list, folder: Path) -> str:
         for row in rows
         if row["verdict"] and row["verdict"] != "no reference"
     ]
-    first, *more = sentences(study.reading(runs))
+    first, *more = sentences(study.narrative(runs))
     said = first + "\n\n" + "".join(f"* {sentence}\n" for sentence in more)
     text = (
         head
@@ -336,7 +336,7 @@ def finding(study, runs: list) -> str:
     "The verdict on a study's claim and the sentence it rests on."
     if not runs:
         return "no published run yet"
-    sentence = cell(sentences(study.reading(runs))[0])
+    sentence = cell(sentences(study.narrative(runs))[0])
     found = re.search(r"direction (holds|fails|undecided)", sentence)
     return (
         sentence

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import binom, binomtest
 
 from medgan_nb.metrics.fid import frechet_distance
-from medgan_nb.metrics.kid import kernel_distance
+from medgan_nb.metrics.kid import kid
 from medgan_nb.metrics.memorization import authenticity
 from medgan_nb.viz.curves import curve_with_band
 from medgan_nb.viz.grid import save_figure
@@ -27,7 +27,7 @@ def one(n: int, seed: int) -> dict[str, float]:
     fakes = {"honest": features(n, rng), "copy": train + rng.normal(size=train.shape) * 0.01}
     measured = {
         "FD": frechet_distance,
-        "KD": lambda a, b: 1000 * kernel_distance(a, b),
+        "KD": lambda a, b: 1000 * kid(a, b),
         "auth": authenticity,
     }
     return {

@@ -9,15 +9,15 @@ import pytest
 from PIL import Image
 
 from medgan_nb.core.errors import DataError
-from medgan_nb.data.duplicates import merge_groups, similar_pairs, thumbnail
-from medgan_nb.data.formats.images import read_all, read_image, write_png
-from medgan_nb.data.splits import IMAGE_SPLIT, audit, by_group, train_test
+from medgan_nb.data.duplicates import merge_near_duplicates, candidate_pairs, thumbnail
+from medgan_nb.data.formats.images import load_all, load_image, write_png
+from medgan_nb.data.splits import IMAGE_SPLIT, find_leakage, group_split, fixed_test_split
 from medgan_nb.datasets import busi
 from medgan_nb.datasets import registry as sources
 
 REAL = Path(os.environ.get("MEDGAN_DATA") or "/nowhere")
 needs_real = pytest.mark.skipif(
-    not busi.belongs(REAL), reason="MEDGAN_DATA holds no Dataset_BUSI_with_GT"
+    not busi.detect(REAL), reason="MEDGAN_DATA holds no Dataset_BUSI_with_GT"
 )
 NUMBERS = {
     "train 500": (280, 135, 85),
@@ -201,11 +201,11 @@ def test_images_go_by_number_and_name(copy):
 def test_too_few_groups_for_the_parts(copy):
     images = busi.load(copy, size=16)
     with pytest.raises(DataError, match="class benign has 6 groups; expected at least 7"):
-        by_group(images, dict.fromkeys("abcdefg", 1 / 7), seed=0)
+        group_split(images, dict.fromkeys("abcdefg", 1 / 7), split_seed=0)
 
 
 def test_groups_do_not_depend_on_size_or_fit(copy):
-    marked = read_image(copy / "benign/benign (1).png").copy()
+    marked = load_image(copy / "benign/benign (1).png").copy()
     marked[16, ::4] = 255
     write_png(copy / "benign/benign (8).png", marked)
     write_png(copy / "benign/benign (8)_mask.png", SPOT)
@@ -251,7 +251,7 @@ def test_real_near_copies_are_about_as_many_as_published(real):
 @pytest.mark.parametrize("split", ["group", "image"])
 def test_real_splits_have_the_published_shares(real, split):
     for seed in range(5):
-        parts = {n: train_test(real, busi.TEST, n, seed, split) for n in (500, 250, 100, 50)}
+        parts = {n: fixed_test_split(real, busi.TEST, n, seed, split) for n in (500, 250, 100, 50)}
         found = {f"train {n}": pair["train"] for n, pair in parts.items()} | {
             "test": parts[500]["test"]
         }
@@ -260,18 +260,18 @@ def test_real_splits_have_the_published_shares(real, split):
         assert (
             set(found["train 50"].ids) < set(found["train 100"].ids) < set(found["train 250"].ids)
         )
-        again = train_test(real, busi.TEST, 100, seed, split)
+        again = fixed_test_split(real, busi.TEST, 100, seed, split)
         assert again["train"].fingerprint == found["train 100"].fingerprint
-        leaks = [leak for leak in audit(**parts[500])]
+        leaks = [leak for leak in find_leakage(**parts[500])]
         assert bool(leaks) == (split == "image") == (IMAGE_SPLIT in found["test"].notes)
 
 
 @needs_real
 def test_real_groups_at_other_thresholds(real):
     thumbs = np.stack(
-        read_all([case.path for case in busi.cases(REAL)], lambda path: thumbnail(read_image(path)))
+        load_all([case.path for case in busi.cases(REAL)], lambda path: thumbnail(load_image(path)))
     )
-    pairs = similar_pairs(thumbs)
+    pairs = candidate_pairs(thumbs)
     strict, loose = pairs.groups(6, 0.9), pairs.groups(16, 0.25)
     assert 50 <= sum(map(len, strict)) <= 75 and sum(map(len, loose)) > 345
-    assert len(set(merge_groups(real, loose).groups)) < len(set(real.groups))
+    assert len(set(merge_near_duplicates(real, loose).groups)) < len(set(real.groups))

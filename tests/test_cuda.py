@@ -8,7 +8,7 @@ import torch
 from medgan_nb.data.dataset import ImageSet
 from medgan_nb.models.dcgan import Discriminator, Generator
 from medgan_nb.training.loop import train
-from medgan_nb.training.losses import d_nonsaturating, g_nonsaturating
+from medgan_nb.training.losses import discriminator_bce_loss, generator_nonsaturating_loss
 from medgan_nb.training.recipe import Recipe
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -32,10 +32,10 @@ def test_train_and_read_back(tmp_path, precision):
         "cgan",
         partial(Generator, 32, n_classes=2, base=64),
         partial(Discriminator, 32, n_classes=2, base=64),
-        d_nonsaturating,
-        g_nonsaturating,
+        discriminator_bce_loss,
+        generator_nonsaturating_loss,
         n_classes=2,
-        batch=16,
+        batch_size=16,
         ema_kimg=0.1,
     )
     trained = train(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medgan_nb.core.errors import ConfigError, DataError, TrainingError
 from medgan_nb.core.random import seed_all
-from medgan_nb.data.dataset import ImageSet, join
+from medgan_nb.data.dataset import ImageSet, concat
 from medgan_nb.data.splits import IMAGE_SPLIT, pixel_keys
 from medgan_nb.evaluation import classification as classify
 from medgan_nb.evaluation import statistics as stats
@@ -179,7 +179,7 @@ def test_arms_hold_what_they_say():
     for arm in found:
         real = arm.name in ("A", "A_weights", "A_steps")
         assert arm.images.counts() == (TRAIN.counts() if real else more)
-        assert arm.images.take(np.arange(100)).fingerprint == TRAIN.fingerprint
+        assert arm.images.select(np.arange(100)).fingerprint == TRAIN.fingerprint
         assert arm.plan.class_weight == ("balanced" if arm.name == "A_weights" else None)
     keys = {arm.name: pixel_keys(arm.images)[100:] for arm in found}
     normals = pixel_keys(TRAIN.of_class("NORMAL"))
@@ -214,8 +214,8 @@ def test_a_test_image_in_an_arm_is_refused_unless_the_split_was_made_by_image():
 
 
 def test_class_weights_move_the_call_towards_the_rare_class():
-    few = join(
-        [TRAIN.of_class("NORMAL").take(np.arange(8)), TRAIN.of_class("PNEUMONIA")], "few normals"
+    few = concat(
+        [TRAIN.of_class("NORMAL").select(np.arange(8)), TRAIN.of_class("PNEUMONIA")], "few normals"
     )
     assert class_weights(few, Plan(class_weight="balanced")).tolist() == pytest.approx(
         [78 / 16, 78 / 140]
@@ -240,7 +240,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(bad, optimiser_steps
     seed_all(0, "weights")
     net = Breaks(32)
     with pytest.raises(TrainingError, match="at step 3 of 20; the weights are those of step 2"):
-        fit(net, squares(40, 60, 0, "train").take(np.arange(100)), Plan(), 0)
+        fit(net, squares(40, 60, 0, "train").select(np.arange(100)), Plan(), 0)
     assert optimiser_steps[0] == 2
     assert torch.equal(
         weights_of(net), weights_of(trained(Plan(steps=2), images=squares(40, 60, 0, "train"))[0])
@@ -248,8 +248,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(bad, optimiser_steps
 
 
 def test_more_classes():
-    three = ImageSet(TRAIN.store, np.arange(100) % 3, ("a", "b", "c"), TRAIN.groups, TRAIN.ids)
-    net = SmallCNN(32, logits=3)
+    three = ImageSet(TRAIN.pixels_store, np.arange(100) % 3, ("a", "b", "c"), TRAIN.groups, TRAIN.ids)
+    net = SmallCNN(32, n_logits=3)
     fit(net, three, Plan(steps=2, class_weight="balanced"), 0)
     assert predict(net, three, batch=7).shape == (100, 3)
     np.testing.assert_allclose(predict(net, three, batch=7), predict(net, three), atol=1e-5)
@@ -262,7 +262,7 @@ def test_predict_keeps_order_and_mode():
     logits = predict(net, TEST)
     assert net.training and logits.shape == (50,)
     np.testing.assert_allclose(
-        predict(net, TEST.take(np.arange(50)[::-1])), logits[::-1], atol=1e-6
+        predict(net, TEST.select(np.arange(50)[::-1])), logits[::-1], atol=1e-6
     )
 
 
@@ -321,8 +321,8 @@ def test_one_epoch_on_real_films():
 
     films = chest_xray.load(os.environ["MEDGAN_DATA"], 32)
     outcome = trial(
-        classify.Arm("A", "", films.of_part("train"), Plan(epochs=1)),
-        films.of_part("test"),
+        classify.Arm("A", "", films.of_split("train"), Plan(epochs=1)),
+        films.of_split("test"),
         0,
         lambda: SmallCNN(32),
     )

@@ -33,7 +33,8 @@ from medgan_nb.evaluation.segmentation import (
 )
 from medgan_nb.evaluation.training import Plan
 from medgan_nb.models import classifiers as readers
-from medgan_nb.models.classifiers import SmallCNN, UNet, efficientnet_b2, reader, resnet18
+from medgan_nb.models.classifiers import SmallCNN, build_classifier, efficientnet_b2, resnet18
+from medgan_nb.models.unet import UNet
 
 CLASSES = ("benign", "malignant", "normal")
 
@@ -106,7 +107,7 @@ def test_folds_keep_groups_whole_and_classes_even(sizes, k, seed):
 def test_no_arm_holds_the_fold_left_out(name):
     for f in range(4):
         arm = fold_arm(TRAIN, FOLDS, f, name, PAPER_PLAN, 0, POOL)
-        left_out = TRAIN.take(FOLDS == f)
+        left_out = TRAIN.select(FOLDS == f)
         assert not set(arm.images.ids) & set(left_out.ids) and not set(arm.images.groups) & set(
             left_out.groups
         )
@@ -158,9 +159,9 @@ def test_networks_with_batch_normalisation_survive_a_last_image(kind):
     plan = replace(PAPER_PLAN, epochs=1, batch=8)
     outcome = trial(
         mixed(three, "real", plan, 0),
-        TEST.take(np.arange(3)),
+        TEST.select(np.arange(3)),
         0,
-        lambda: reader(kind, 3, 32, "random")[0],
+        lambda: build_classifier(kind, 3, 32, "random")[0],
     )
     assert outcome.steps == 1 and outcome.logits.shape == (3, 3)
 
@@ -179,8 +180,8 @@ def test_absent_weights_are_said_once_and_in_one_line(monkeypatch):
     def absent(*args, **options):
         raise WeightsError("weights.pth: not there")
 
-    monkeypatch.setattr(readers, "published_weights", absent)
-    net, init, note = reader("efficientnet_b2", 3, 64)
+    monkeypatch.setattr(readers, "load_published_weights", absent)
+    net, init, note = build_classifier("efficientnet_b2", 3, 64)
     assert (
         init == "random"
         and "weights.pth: not there" in note
@@ -200,7 +201,7 @@ def test_segmentation_learns_and_pseudo_masks_carry_it_on():
     assert (
         a.scores["lesion"]["dice"] > 0.8 and a.scores["accuracy"] > a.scores["background_accuracy"]
     )
-    marked = pseudo_masks(a.net, replace(POOL, masks=None).take(np.arange(40)))
+    marked = pseudo_masks(a.net, replace(POOL, masks=None).select(np.arange(40)))
     assert marked.masks.shape == marked.pixels.shape and torch.equal(
         marked.pixels, POOL.pixels[:40]
     )
@@ -262,11 +263,11 @@ def test_mask_scores_agree_with_their_definitions(seed):
     "MEDGAN_DATA" not in os.environ, reason="MEDGAN_DATA names no folder of real data"
 )
 def test_lesions_of_real_images_are_found():
-    from medgan_nb.data.splits import train_test
+    from medgan_nb.data.splits import fixed_test_split
     from medgan_nb.datasets import busi
 
     images = busi.load(os.environ["MEDGAN_DATA"], 32, fit="stretch")
-    parts = train_test(images.take(images.labels < 2), 0.3, 150, 0)
+    parts = train_test(images.select(images.labels < 2), 0.3, 150, 0)
     arm = Arm(
         "real",
         "",

@@ -15,12 +15,12 @@ from medgan_nb.core.errors import ConfigError, DataError, MedganError
 from medgan_nb.data.formats.images import (
     MAX_PIXELS,
     list_images,
-    read_all,
-    read_image,
-    read_mask,
+    load_all,
+    load_image,
+    load_mask,
     write_png,
 )
-from medgan_nb.data.transforms import prepare, square
+from medgan_nb.data.transforms import preprocess, to_square
 from medgan_nb.datasets import chest_xray, folder
 from medgan_nb.datasets import registry as sources
 
@@ -38,7 +38,7 @@ def encoded(image, format="PNG", **options) -> bytes:
 def refused(path, *words) -> str:
     "The message with which a file is refused: one line that names the file and holds the words."
     with pytest.raises(DataError) as error:
-        read_image(path)
+        load_image(path)
     text = str(error.value)
     assert text.startswith(str(path)) and "\n" not in text and len(text) < len(str(path)) + 400
     for word in words:
@@ -88,7 +88,7 @@ def test_truncated_stays_refused_when_a_library_turns_tolerance_on(put, monkeypa
     path = put(encoded(FILM, "JPEG")[:-200], "cut.jpeg")
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(ConfigError, match="LOAD_TRUNCATED_IMAGES"):
-        read_image(path)
+        load_image(path)
 
 
 @pytest.mark.parametrize(
@@ -110,20 +110,20 @@ def test_formats_that_are_not_allowed(put):
 
 
 def test_wrong_ending_is_no_fault(put):
-    assert np.array_equal(read_image(put(encoded(FILM), "film.jpeg")), FILM)
+    assert np.array_equal(load_image(put(encoded(FILM), "film.jpeg")), FILM)
 
 
 # --- what a file may hold ---------------------------------------------------------------------------------------------
 
 
 def test_eight_and_sixteen_bits(put):
-    assert np.array_equal(read_image(put(encoded(FILM))), FILM)
+    assert np.array_equal(load_image(put(encoded(FILM))), FILM)
     deep = FILM.astype(np.uint16) * 257 ^ 5
     for format in ("PNG", "TIFF", "PPM"):
-        found = read_image(put(encoded(deep, format)))
+        found = load_image(put(encoded(deep, format)))
         assert found.dtype == np.uint16 and np.array_equal(found, deep)
     assert np.array_equal(
-        read_image(put(encoded(FILM.astype(np.int32) * 200, "TIFF"))), FILM.astype(np.uint16) * 200
+        load_image(put(encoded(FILM.astype(np.int32) * 200, "TIFF"))), FILM.astype(np.uint16) * 200
     )
 
 
@@ -134,24 +134,24 @@ def test_integers_that_do_not_fit_and_floats(put):
 
 
 def test_one_bit_and_palette(put):
-    assert np.array_equal(read_image(put(encoded(FILM > 99))), (FILM > 99) * np.uint8(255))
+    assert np.array_equal(load_image(put(encoded(FILM > 99))), (FILM > 99) * np.uint8(255))
     grey_palette = Image.fromarray(FILM).convert("P")
-    assert np.array_equal(read_image(put(encoded(grey_palette))), FILM)
+    assert np.array_equal(load_image(put(encoded(grey_palette))), FILM)
     colours = Image.fromarray(np.stack([FILM, FILM // 2, FILM // 4], -1)).quantize(16)
     assert np.array_equal(
-        read_image(put(encoded(colours))), np.asarray(colours.convert("RGB").convert("L"))
+        load_image(put(encoded(colours))), np.asarray(colours.convert("RGB").convert("L"))
     )
 
 
 def test_grey_in_rgb_is_that_grey(put):
-    assert np.array_equal(read_image(put(encoded(np.stack([FILM] * 3, -1)))), FILM)
+    assert np.array_equal(load_image(put(encoded(np.stack([FILM] * 3, -1)))), FILM)
 
 
 def test_alpha(put):
     opaque, glass = np.full_like(FILM, 255), FILM
-    assert np.array_equal(read_image(put(encoded(np.stack([FILM] * 3 + [opaque], -1)))), FILM)
+    assert np.array_equal(load_image(put(encoded(np.stack([FILM] * 3 + [opaque], -1)))), FILM)
     pair = Image.merge("LA", [Image.fromarray(a) for a in (FILM, opaque)])
-    assert np.array_equal(read_image(put(encoded(pair))), FILM)
+    assert np.array_equal(load_image(put(encoded(pair))), FILM)
     refused(put(encoded(np.stack([FILM] * 3 + [glass], -1))), "transparent")
     refused(
         put(encoded(Image.merge("LA", [Image.fromarray(a) for a in (FILM, glass)]))), "transparent"
@@ -161,7 +161,7 @@ def test_alpha(put):
 def test_transparent_colour_key(put):
     refused(put(encoded(FILM, transparency=int(FILM[3, 3]))), "transparent")
     assert np.array_equal(
-        read_image(put(encoded(np.minimum(FILM, 254), transparency=255))), np.minimum(FILM, 254)
+        load_image(put(encoded(np.minimum(FILM, 254), transparency=255))), np.minimum(FILM, 254)
     )
     deep = FILM.astype(np.uint16) * 257
     refused(put(encoded(deep, transparency=int(deep[3, 3]))), "transparent")
@@ -211,8 +211,8 @@ def test_exif_rotation(put):
     for orientation, turned in expected.items():
         exif = Image.Exif()
         exif[274] = orientation
-        assert np.array_equal(read_image(put(encoded(FILM, exif=exif))), turned)
-        assert np.array_equal(read_image(put(encoded(FILM, "TIFF", exif=exif))), turned)
+        assert np.array_equal(load_image(put(encoded(FILM, exif=exif))), turned)
+        assert np.array_equal(load_image(put(encoded(FILM, "TIFF", exif=exif))), turned)
 
 
 def test_frames(put):
@@ -227,7 +227,7 @@ def test_sides_and_constant(put):
     refused(put(encoded(FILM[:1, :1])), "1 x 1 pixels")
     refused(put(encoded(FILM[:7])), "sides of at least 8")
     refused(put(encoded(FILM * 0 + 7)), "all pixels equal 7")
-    assert not read_mask(put(encoded(FILM * 0))).any()
+    assert not load_mask(put(encoded(FILM * 0))).any()
 
 
 def test_bomb_is_refused_before_decoding(put):
@@ -254,7 +254,7 @@ def test_bomb_is_refused_before_decoding(put):
 )
 def test_names(put, name):
     path = put(encoded(FILM), name)
-    assert np.array_equal(read_image(path), FILM)
+    assert np.array_equal(load_image(path), FILM)
     if not name.startswith("."):
         assert list_images(path.parent) == [path]
     path.write_bytes(b"\xff\xd8 broken")
@@ -267,7 +267,7 @@ def test_names_that_do_not_print_are_refused_or_escaped(put):
         list_images(path.parent)
     path.write_bytes(b"x")
     with pytest.raises(DataError, match=r"red\\x1b"):
-        read_image(path)
+        load_image(path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names that are no text exist on POSIX only")
@@ -283,7 +283,7 @@ def test_name_that_is_not_text(tmp_path):
 
 def test_dots_in_a_path_stay_a_path(put, tmp_path):
     put(encoded(FILM), "in/film.png")
-    assert read_image(tmp_path / "in" / ".." / "in" / "film.png").shape == FILM.shape
+    assert load_image(tmp_path / "in" / ".." / "in" / "film.png").shape == FILM.shape
     with pytest.raises(DataError, match="leads outside"):
         list_images(tmp_path / "in" / "..", root=tmp_path / "in")
 
@@ -291,7 +291,7 @@ def test_dots_in_a_path_stay_a_path(put, tmp_path):
 def test_nul_and_overlong_names():
     for name in ("a\0b.png", "x" * 5000):
         with pytest.raises(DataError, match="cannot be read"):
-            read_image(name)
+            load_image(name)
         with pytest.raises(DataError, match="cannot be opened"):
             list_images(name)
 
@@ -368,7 +368,7 @@ def test_first_fault_by_name_ends_the_reading(put):
     for k in (31, 7, 39):
         paths[k].write_bytes(b"")
     with pytest.raises(DataError, match="007.png"):
-        read_all(paths)
+        load_all(paths)
 
 
 # --- data sets --------------------------------------------------------------------------------------------------------
@@ -428,13 +428,13 @@ def test_check_names_every_damaged_file(chest):
 def whole_or_refused(path) -> bool:
     "Whether a file was read. What was read is an image the package can use, and nothing but MedganError is raised."
     try:
-        pixels = read_image(path)
+        pixels = load_image(path)
     except MedganError as error:
         assert "\n" not in str(error) and str(path) in str(error)
         return False
     assert pixels.dtype in (np.uint8, np.uint16) and pixels.ndim == 2 and min(pixels.shape) >= 8
     assert pixels.min() < pixels.max() and pixels.size <= MAX_PIXELS
-    assert prepare(pixels, 16).shape == (16, 16)
+    assert preprocess(pixels, 16).shape == (16, 16)
     return True
 
 
@@ -520,5 +520,5 @@ def test_any_bytes(put, start, rest):
 )
 def test_any_shape_becomes_a_square(height, width, size, fit, dtype):
     pixels = (np.indices((height, width)).sum(0) * 97 % (np.iinfo(dtype).max + 1)).astype(dtype)
-    found = square(pixels, size, fit)
+    found = to_square(pixels, size, fit)
     assert found.shape == (size, size) and found.dtype == dtype

@@ -18,7 +18,7 @@ from skimage.filters import sobel
 
 from medgan_nb.core.errors import ConfigError, DataError, MedganError
 from medgan_nb.data.formats import dicom
-from medgan_nb.data.splits import audit, by_group
+from medgan_nb.data.splits import find_leakage, group_split
 from medgan_nb.datasets import cbis_ddsm, inbreast, mini_mias
 from medgan_nb.datasets import registry as sources
 from medgan_nb.datasets.breast import prepare_breast
@@ -32,7 +32,7 @@ ANGLES = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
 def breast(seed: int = 0, kind: str = "benign", size: int = 96) -> np.ndarray:
     "A simulated breast (size, size), uint8."
     return (
-        phantom_mammogram.render([phantom_mammogram.make_case(kind, seed, "w")], size)
+        phantom_mammogram.render([phantom_mammogram.sample_case(kind, seed, "w")], size)
         .pixels[0, 0]
         .numpy()
     )
@@ -177,30 +177,30 @@ def test_any_table_of_findings(tmp_path, lines):
 def by_woman(images, share: float, seed: int) -> dict:
     "Parts of whole women, stratified by the gravest class that a woman has."
     gravest = {woman: images.labels[images.groups == woman].max() for woman in images.groups}
-    parts = by_group(
+    parts = group_split(
         replace(images, labels=[gravest[woman] for woman in images.groups]),
         {"train": share, "test": 1 - share},
         seed,
     )
-    return {name: images.take(np.isin(images.ids, part.ids)) for name, part in parts.items()}
+    return {name: images.select(np.isin(images.ids, part.ids)) for name, part in parts.items()}
 
 
 def test_women_never_straddle():
     images = phantom_mammogram.load(32, 60)
     for seed in range(5):
         parts = by_woman(images, 0.75, seed)
-        assert audit(**parts) == [] and not set(parts["train"].groups) & set(parts["test"].groups)
+        assert find_leakage(**parts) == [] and not set(parts["train"].groups) & set(parts["test"].groups)
         assert 26 <= len(parts["test"]) <= 34 and min(parts["test"].counts().values()) > 3
 
 
 def test_real_mini_mias(real_data):
-    if not mini_mias.belongs(real_data):
+    if not mini_mias.detect(real_data):
         pytest.skip("MEDGAN_DATA holds no all-mias")
     images = sources.load("mini_mias", real_data, size=64)
     assert images.counts() == mini_mias.PUBLISHED and len(set(images.groups)) == 161
     for seed in range(5):
         parts = by_woman(images, 0.8, seed)
-        assert audit(**parts) == [] and not set(parts["train"].groups) & set(parts["test"].groups)
+        assert find_leakage(**parts) == [] and not set(parts["train"].groups) & set(parts["test"].groups)
     assert (
         images.pixels[:, 0, :, 0].float().mean() > 4 * images.pixels[:, 0, :, -1].float().mean()
     ).item()
@@ -265,7 +265,7 @@ def put(tmp_path):
 
 def refused(path, *words):
     with pytest.raises(DataError) as error:
-        dicom.read_dicom(path)
+        dicom.load_dicom(path)
     return one_line(error.value, path.name, *words)
 
 
@@ -282,7 +282,7 @@ def test_any_byte_changed_is_read_or_refused(put):
         for at in draw.integers(0, 700, draw.integers(1, 4)):
             data[at] = draw.integers(256)
         try:
-            scan = dicom.read_dicom(put(bytes(data)))
+            scan = dicom.load_dicom(put(bytes(data)))
             assert scan.pixels.dtype in (np.uint8, np.uint16) and scan.pixels.ndim == 2
         except DataError as error:
             one_line(error, "film.dcm")
@@ -336,7 +336,7 @@ def test_rle_is_read(put):
     dataset = pydicom.dcmread(path)
     dataset.compress(pydicom.uid.RLELossless)
     dataset.save_as(path)
-    assert np.array_equal(dicom.read_dicom(path).pixels, film())
+    assert np.array_equal(dicom.load_dicom(path).pixels, film())
 
 
 def test_header_that_lies(put):
@@ -361,7 +361,7 @@ def test_bits_that_are_not_stored_do_not_count(put):
     overlay = film() | (
         np.uint16(1 << 15) * (np.indices(film().shape).sum(0) % 7 == 0).astype(np.uint16)
     )
-    assert np.array_equal(dicom.read_dicom(put(dicom_bytes(overlay))).pixels, film())
+    assert np.array_equal(dicom.load_dicom(put(dicom_bytes(overlay))).pixels, film())
 
 
 def test_without_pydicom(put, monkeypatch):
@@ -374,7 +374,7 @@ def test_without_pydicom(put, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", blocked)
     for read in (
-        lambda: dicom.read_dicom(path),
+        lambda: dicom.load_dicom(path),
         lambda: sources.load("dicom_mammogram", path.parent),
     ):
         with pytest.raises(ConfigError) as error:
@@ -435,7 +435,7 @@ def test_inbreast_by_name(put):
         "aa1",
         "aa1",
     ]
-    assert inbreast.belongs(path.parents[2]) and "410" in images.notes[0]
+    assert inbreast.detect(path.parents[2]) and "410" in images.notes[0]
 
 
 def test_cbis_ddsm_by_name_and_the_published_leak_is_no_fault(put, tmp_path):
@@ -459,8 +459,8 @@ def test_cbis_ddsm_by_name_and_the_published_leak_is_no_fault(put, tmp_path):
     assert any("P_00001" in finding.what for finding in findings) and not any(
         finding.fault for finding in findings
     )
-    assert cbis_ddsm.belongs(tmp_path) and set(images.groups[images.parts == "train"]) & set(
-        images.groups[images.parts == "test"]
+    assert cbis_ddsm.detect(tmp_path) and set(images.groups[images.splits == "train"]) & set(
+        images.groups[images.splits == "test"]
     )
 
 
@@ -628,7 +628,7 @@ def test_texture_is_scikit_image():
     images = phantom_mammogram.load(48, 5).batch().numpy()
     levels = np.rint((images + 1) * 127.5).astype(np.uint8) // 8
     found = texture.glcm_features(images)
-    for name in texture.GLCM:
+    for name in texture.GLCM_FEATURES:
         wanted = [
             graycoprops(graycomatrix(image[0], [1, 3], ANGLES, 32, True, True), name).mean()
             for image in levels
@@ -648,7 +648,7 @@ def test_texture_is_scikit_image():
 
 def test_air_does_not_count():
     images = phantom_mammogram.load(48, 4).batch().numpy()
-    masks = texture.tissue(images)
+    masks = texture.foreground_mask(images)
     wider = np.pad(images, ((0, 0), (0, 0), (0, 20), (0, 40)), constant_values=-1)
     for name, values in texture.texture_features(wider).items():
         if not name.startswith("sobel"):

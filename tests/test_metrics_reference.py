@@ -16,18 +16,18 @@ from skimage.metrics import structural_similarity
 
 import medgan_nb
 from medgan_nb.core.errors import MedganError
-from medgan_nb.metrics.baselines import floor_and_copy
-from medgan_nb.metrics.features import extract, random_extractor
+from medgan_nb.metrics.baselines import real_and_copy_baselines
+from medgan_nb.metrics.features import extract_features, random_network
 from medgan_nb.metrics.fid import (
     frechet_distance,
     frechet_from_moments,
-    frechet_interval,
-    influences,
+    frechet_ci,
+    influence_values,
 )
-from medgan_nb.metrics.kid import indicators, kernel_distance, kernel_interval, kernel_subsets
-from medgan_nb.metrics.memorization import authenticity, copies, nearest
+from medgan_nb.metrics.kid import subset_indicators, kid, kid_ci, kid_subsets
+from medgan_nb.metrics.memorization import authenticity, flag_memorized, nearest_neighbors
 from medgan_nb.metrics.prdc import prdc
-from medgan_nb.metrics.similarity import mse, pair_ssim, pearson, psnr, ssim
+from medgan_nb.metrics.similarity import mse, mean_pairwise_ssim, pearson, psnr, ssim
 
 WANG = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2)
 quickly = settings(max_examples=20, deadline=None, derandomize=True)
@@ -116,7 +116,7 @@ def test_frechet_in_numpy_and_torch():
 def test_influences_are_those_of_the_jackknife(n, m, d):
     x, y = sample(n, d, 1), sample(m, d, 2, 0.5)
     left_out = np.array([frechet_distance(np.delete(x, i, 0), y) for i in range(n)])
-    found, steps = influences(x, y)[0], (n - 1) * (left_out.mean() - left_out)
+    found, steps = influence_values(x, y)[0], (n - 1) * (left_out.mean() - left_out)
     assert np.corrcoef(found, steps)[0, 1] > 0.9
     assert 0.7 < found.std() / steps.std() < 1.3
 
@@ -126,7 +126,7 @@ def test_intervals_widen_with_groups():
     x = np.repeat(rng.normal(size=(20, 6)), 4, 0) + 0.05 * rng.normal(size=(80, 6))
     y = rng.normal(size=(800, 6)) + 1
     names = np.repeat([f"patient {i}" for i in range(20)], 4)
-    for interval in (frechet_interval, kernel_interval):
+    for interval in (frechet_ci, kid_ci):
         alone, grouped = interval(x, y), interval(x, y, groups_real=names)
         assert grouped[1] - grouped[0] > 1.3 * (alone[1] - alone[0])
         with pytest.raises(MedganError, match="at least two groups"):
@@ -152,16 +152,16 @@ def by_pairs(x, y):
 def test_kernel_distance_equals_pairs(n, m, d):
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(n, d)), rng.normal(size=(m, d)) + 0.5
-    assert kernel_distance(x, y) == pytest.approx(by_pairs(x, y), rel=1e-9, abs=1e-12)
+    assert kid(x, y) == pytest.approx(by_pairs(x, y), rel=1e-9, abs=1e-12)
 
 
 def test_kernel_subsets_equal_the_subsets_one_by_one():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 5)), rng.normal(size=(30, 5)) + 0.5
     draws = np.random.default_rng(3)
-    in_x, in_y = (indicators(count, 8, 20, draws).astype(bool) for count in (40, 30))
+    in_x, in_y = (subset_indicators(count, 8, 20, draws).astype(bool) for count in (40, 30))
     values = [by_pairs(x[a], y[b]) for a, b in zip(in_x, in_y)]
-    assert kernel_subsets(x, y, 8, 20, seed=3) == pytest.approx(
+    assert kid_subsets(x, y, 8, 20, seed=3) == pytest.approx(
         (np.mean(values), np.std(values)), rel=1e-9
     )
 
@@ -169,7 +169,7 @@ def test_kernel_subsets_equal_the_subsets_one_by_one():
 def test_kernel_distance_is_unbiased():
     rng = np.random.default_rng(0)
     values = [
-        kernel_distance(rng.normal(size=(12, 4)), rng.normal(size=(9, 4))) for _ in range(600)
+        kid(rng.normal(size=(12, 4)), rng.normal(size=(9, 4))) for _ in range(600)
     ]
     assert abs(np.mean(values)) < 3 * np.std(values) / np.sqrt(600)
 
@@ -182,7 +182,7 @@ def test_kernel_subsets_equal_torch_fidelity():
 
     x, y = (torch.from_numpy(sample(120, 16, seed) / 4).float() for seed in (1, 2))
     peer = kid_features_to_metric(x, y, kid_subsets=200, kid_subset_size=100, verbose=False)
-    assert kernel_subsets(x, y, 200, 100)[0] == pytest.approx(
+    assert kid_subsets(x, y, 200, 100)[0] == pytest.approx(
         peer["kernel_inception_distance_mean"], rel=0.1
     )
 
@@ -221,7 +221,7 @@ def test_ssim_equals_scikit_image(count, height, width):
     b = 0.6 * a + 0.4 * b
     expected = [structural_similarity(p[0], q[0], **WANG) for p, q in zip(a, b)]
     assert np.abs(ssim(a, b) - expected).max() < 1e-6
-    assert np.abs(ssim(torch.from_numpy(a).float(), b, batch=2) - expected).max() < 1e-6
+    assert np.abs(ssim(torch.from_numpy(a).float(), b, batch_size=2) - expected).max() < 1e-6
 
 
 @quickly
@@ -239,10 +239,10 @@ def test_similarity_invariants(seed, gain):
 def test_pair_ssim_is_the_mean_over_pairs():
     a = pictures(9, 30, 30, 0)
     pairs = [(i, j) for i in range(9) for j in range(i)]
-    assert pair_ssim(a) == pytest.approx(
+    assert mean_pairwise_ssim(a) == pytest.approx(
         np.mean([ssim(a[i : i + 1], a[j : j + 1])[0] for i, j in pairs]), abs=1e-6
     )
-    assert pair_ssim(a, 20, seed=1) == pair_ssim(a, 20, seed=1) != pair_ssim(a, 20, seed=2)
+    assert mean_pairwise_ssim(a, 20, seed=1) == mean_pairwise_ssim(a, 20, seed=1) != mean_pairwise_ssim(a, 20, seed=2)
 
 
 def test_ssim_on_real_images(real_data):
@@ -268,14 +268,14 @@ def test_ssim_on_real_images(real_data):
 def test_nearest_equals_the_table_of_distances(seed, n, m, scale):
     rng = np.random.default_rng(seed)
     train, fake = scale * rng.normal(size=(n, 5)) + scale, scale * rng.normal(size=(m, 5))
-    index, distance = nearest(train, fake, batch=7)
+    index, distance = nearest_neighbors(train, fake, batch_size=7)
     table = cdist(fake, train)
     assert (index == table.argmin(1)).all() and distance == pytest.approx(table.min(1), rel=1e-12)
 
 
 def test_nearest_finds_copies_among_images():
     train = pictures(40, 16, 16, 0).astype(np.float32)
-    index, distance = nearest(train, train[[7, 3, 39]])
+    index, distance = nearest_neighbors(train, train[[7, 3, 39]])
     assert index.tolist() == [7, 3, 39] and (distance == 0).all()
 
 
@@ -294,7 +294,7 @@ def test_copies_flags_what_is_too_near_and_little_else():
     rng = np.random.default_rng(0)
     train, heldout = rng.normal(size=(200, 6)), rng.normal(size=(199, 6))
     fake = np.concatenate([train[:50] + 0.01, rng.normal(size=(500, 6))])
-    found = copies(train, fake, heldout)
+    found = flag_memorized(train, fake, heldout)
     assert found["flagged"][:50].all() and found["flagged"][50:].mean() < 0.1
     assert found["index"][:50].tolist() == list(range(50)) and found["expected"] == 0.05
 
@@ -303,23 +303,23 @@ def test_copies_flags_what_is_too_near_and_little_else():
 
 DISTANCES = [
     frechet_distance,
-    frechet_interval,
-    kernel_distance,
-    kernel_interval,
+    frechet_ci,
+    kid,
+    kid_ci,
     authenticity,
-    nearest,
-    lambda a, b: kernel_subsets(a, b, 2, 4),
+    nearest_neighbors,
+    lambda a, b: kid_subsets(a, b, 2, 4),
     lambda a, b: prdc(a, b, 2),
-    lambda a, b: copies(a, b, a, 0.5),
+    lambda a, b: flag_memorized(a, b, a, 0.5),
 ]
 IMAGE_METRICS = [
     ssim,
     psnr,
     pearson,
     mse,
-    nearest,
-    lambda a, b: pair_ssim(b),
-    lambda a, b: extract(random_extractor(), b),
+    nearest_neighbors,
+    lambda a, b: mean_pairwise_ssim(b),
+    lambda a, b: extract_features(random_network(), b),
 ]
 
 
@@ -366,12 +366,12 @@ def test_counts_that_are_refused():
     for call in (
         lambda: prdc(x, x, 9),
         lambda: prdc(x, x, 0),
-        lambda: kernel_subsets(x, x, 5, 10),
-        lambda: kernel_subsets(x, x, 0, 5),
-        lambda: copies(x, x, x, 0.01),
-        lambda: copies(x, x, x, 1.5),
-        lambda: floor_and_copy(mse, x, x, 10),
-        lambda: frechet_interval(x, x, level=2),
+        lambda: kid_subsets(x, x, 5, 10),
+        lambda: kid_subsets(x, x, 0, 5),
+        lambda: flag_memorized(x, x, x, 0.01),
+        lambda: flag_memorized(x, x, x, 1.5),
+        lambda: real_and_copy_baselines(mse, x, x, 10),
+        lambda: frechet_ci(x, x, confidence_level=2),
         lambda: authenticity(x[:1], x),
     ):
         with pytest.raises(MedganError):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from medgan_nb.core.errors import DataError, MedganError
 from medgan_nb.data.formats.matlab import write_structs
-from medgan_nb.data.splits import audit, by_group
-from medgan_nb.data.ultrasound import Lesion, bmode, envelope, pictures
+from medgan_nb.data.splits import find_leakage, group_split
+from medgan_nb.data.ultrasound import Lesion, bmode, envelope, bmode_images
 from medgan_nb.datasets import oasbud
 from medgan_nb.datasets import registry as sources
 
@@ -205,9 +205,9 @@ def test_by_name_checked_and_split(files, tmp_path, monkeypatch):
     folder = files["v5"].parent
     images = sources.load("oasbud", folder, size=32)
     assert images.fingerprint == sources.load("oasbud", folder, size=32).fingerprint
-    parts = by_group(images, {"train": 0.8, "test": 0.2}, 0)
+    parts = group_split(images, {"train": 0.8, "test": 0.2}, 0)
     assert (
-        audit(**parts) == []
+        find_leakage(**parts) == []
         and 36 <= len(parts["test"]) <= 40
         and len(parts["train"]) + len(parts["test"]) == 200
     )
@@ -247,7 +247,7 @@ def test_memory_of_a_long_set_is_that_of_a_frame():
             )
 
     tracemalloc.start()
-    pixels, masks = pictures(frames(), 64)
+    pixels, masks = bmode_images(frames(), 64)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert pixels.shape == masks.shape == (30, 1, 64, 64) and peak < 4 * 1000 * 510 * 8

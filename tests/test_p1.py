@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from medgan_nb.core.errors import TrainingError
-from medgan_nb.core.files import read_lines
+from medgan_nb.core.files import read_jsonl
 from medgan_nb.studies.p1 import study as p1
 from medgan_nb.training.loop import train
+from medgan_nb.training.recipe import declared
 
 CHILD = """
 import os, signal, sys
@@ -63,12 +64,12 @@ def grown(folder, hooks=()):
     "80 steps with a fade from step 22 on; a checkpoint every other step."
     from medgan_nb.models.classifiers import SmallCNN
     from medgan_nb.studies.p1.callbacks import AuxClassifier, Curves
-    from medgan_nb.training.callbacks import Growth
+    from medgan_nb.training.callbacks import ProgressiveGrowing
 
     torch.set_num_threads(1)
     images = lesions()
     watch = {
-        "aux": lambda: AuxClassifier(SmallCNN(32, 2), 32),
+        "aux": lambda: AuxClassifier("small_cnn", SmallCNN(32, 2), 32),
         "curves": lambda: Curves(images, images, 0, most=8),
         "growth": lambda: Growth((16, 32), "fd", patience=1.0),
     }
@@ -80,7 +81,7 @@ def grown(folder, hooks=()):
         precision="fp32",
         ticks=40,
         save_seconds=0.0,
-        watch=watch,
+        callbacks=watch,
         hooks=hooks,
         bar=False,
     )
@@ -106,7 +107,7 @@ def test_killed_in_the_middle_of_a_fade(tmp_path):
     def strip(rows):
         return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
-    assert strip(read_lines(tmp_path / "killed" / "log.jsonl")) == strip(whole.log)
+    assert strip(read_jsonl(tmp_path / "killed" / "log.jsonl")) == strip(whole.log)
 
 
 @pytest.mark.parametrize("term", ["pixel", "pearson", "gp"])
@@ -116,10 +117,10 @@ def test_nan_in_a_term_stops_before_the_update(term):
 
     def poisoned(p):
         return (
-            replace(p, value=lambda *given: p.value(*given) * float("nan")) if p.name == term else p
+            replace(p, loss=declared("nan")(lambda *given: p.loss(*given) * float("nan"))) if p.name == term else p
         )
 
-    made = replace(made, penalties=tuple(poisoned(p) for p in made.penalties))
+    made = replace(made, regularizers=tuple(poisoned(p) for p in made.regularizers))
     with pytest.raises(TrainingError, match=f"{term} nan.*stopped before the update"):
         train(made, lesions(), kimg=0.02, precision="fp32", bar=False)
 

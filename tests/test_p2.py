@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 from medgan_nb.core.errors import ConfigError, MedganError
-from medgan_nb.core.weights import Published
+from medgan_nb.core.weights import PublishedFile
 from medgan_nb.datasets import registry as sources
 from medgan_nb.evaluation.classification import Arm
-from medgan_nb.experiments.run import finished_runs, start
+from medgan_nb.experiments.run import finished_runs, start_run
 from medgan_nb.models import classifiers as readers
 from medgan_nb.studies.p2 import leakage as p2_leak
 from medgan_nb.studies.p2 import study as p2
@@ -128,7 +128,7 @@ def test_a_folder_of_one_class_runs_without_a_classifier(tmp_path):
     (tmp_path / "mine" / "scans").mkdir(parents=True)
     for k in range(60):
         Image.fromarray(images.pixels[k, 0].numpy()).save(tmp_path / "mine" / "scans" / f"{k}.png")
-    run = start(
+    run = start_run(
         p2.STUDY,
         TINY
         | {
@@ -161,7 +161,7 @@ def own_folder(root, classes, n, per_group=1):
 
 
 def test_groups_that_do_not_come_out_even(tmp_path):
-    run = start(
+    run = start_run(
         p2.STUDY,
         TINY
         | own_folder(tmp_path / "mine", "ab", 48, per_group=7)
@@ -190,7 +190,7 @@ def test_groups_that_do_not_come_out_even(tmp_path):
 )
 def test_too_few_images_are_said_before_any_training(tmp_path, classes, n, per_group, message):
     with pytest.raises(MedganError) as raised:
-        start(
+        start_run(
             p2.STUDY,
             TINY
             | own_folder(tmp_path / "mine", classes, n, per_group)
@@ -221,25 +221,25 @@ def test_weights_put_by_hand_are_checked_by_hash_and_used(tmp_path, monkeypatch)
     (tmp_path / "hand").mkdir()
     torch.save(state, tmp_path / "hand" / "b2.pth")
     content = (tmp_path / "hand" / "b2.pth").read_bytes()
-    source = Published("http://127.0.0.1:9/b2.pth", hashlib.sha256(content).hexdigest())
-    run = start(
+    source = PublishedFile("http://127.0.0.1:9/b2.pth", hashlib.sha256(content).hexdigest())
+    run = start_run(
         p2.STUDY, TINY | {"classifier": "efficientnet_b2", "outputs": str(tmp_path / "outputs")}
     )
     arm = Arm(
-        "real", "real", run.data["train"].take(np.arange(0, 100, 12)), p2.plan_of(run.settings, 8)
+        "real", "real", run.data["train"].select(np.arange(0, 100, 12)), p2.plan_of(run.settings, 8)
     )
 
     def record(folder):
         monkeypatch.setitem(
-            readers.READERS,
+            readers.CLASSIFIERS,
             "efficientnet_b2",
             partial(readers.efficientnet_b2, source=source, folder=folder),
         )
-        return p2.fit_one(run, arm, run.data["test"].take(np.arange(0, 280, 30)), 0)
+        return p2.fit_one(run, arm, run.data["test"].select(np.arange(0, 280, 30)), 0)
 
     used = record(tmp_path / "hand")
     assert (used["init"], used["note"]) == ("imagenet", "")
-    given = readers.reader("efficientnet_b2", 3, 32)[0].backbone.state_dict()
+    given = readers.build_classifier("efficientnet_b2", 3, 32)[0].backbone.state_dict()
     assert all(torch.equal(given[name], state[name]) for name in given)
     absent = record(tmp_path / "nowhere")
     assert (
@@ -274,13 +274,13 @@ def test_weights_put_by_hand_are_checked_by_hash_and_used(tmp_path, monkeypatch)
 )
 def test_a_wrong_request_is_one_line_before_any_training(tmp_path, name, value, message):
     with pytest.raises(ConfigError) as raised:
-        start(p2.STUDY, TINY | {"outputs": str(tmp_path), name: value})
+        start_run(p2.STUDY, TINY | {"outputs": str(tmp_path), name: value})
     assert message in str(raised.value) and "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_on_the_real_set(tmp_path, real_data):
-    run = start(
+    run = start_run(
         p2.STUDY, TINY | {"data_dir": str(real_data), "dataset_size": 100, "outputs": str(tmp_path)}
     )
     counts = run.config["data"]["counts"]

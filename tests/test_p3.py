@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from medgan_nb.core.errors import ConfigError
-from medgan_nb.experiments.run import finished_runs, start
+from medgan_nb.experiments.run import finished_runs, start_run
 from medgan_nb.report.build import publish
 from medgan_nb.studies.p3 import evaluate as p3_measure
 from medgan_nb.studies.p3 import figures as p3_figures
@@ -93,7 +93,7 @@ def test_no_woman_is_in_two_parts_with_any_seed():
 
 
 def test_without_classes_the_reader_gets_no_generated_films(tmp_path):
-    run = start(
+    run = start_run(
         p3.STUDY, {"preset": "smoke", "cond": "none", "outputs": str(tmp_path), "device": "cpu"}
     )
     trained = p3.train_gan(run)
@@ -109,7 +109,7 @@ def test_without_classes_the_reader_gets_no_generated_films(tmp_path):
 
 
 def test_published_runs_show_no_patient(tmp_path):
-    run = start(p3.STUDY, {"preset": "smoke", "outputs": str(tmp_path / "runs"), "device": "cpu"})
+    run = start_run(p3.STUDY, {"preset": "smoke", "outputs": str(tmp_path / "runs"), "device": "cpu"})
     run.config["data"]["simulated"] = False
     p3_figures.keep(run, p3_figures.system(), "fig1_system")
     p3_figures.keep(run, p3_figures.system(), "fig4_mix", real=True)
@@ -137,7 +137,7 @@ def test_mini_mias_by_woman():
 
 
 def test_six_films_are_enough(tmp_path):
-    run = start(
+    run = start_run(
         p3.STUDY, {"preset": "smoke", "dataset_size": 6, "outputs": str(tmp_path), "device": "cpu"}
     )
     synthetic = p3.synthesise(run, p3.train_gan(run))

@@ -53,7 +53,7 @@ def test_readme_and_report_say_what_the_runs_say(name):
     assert source == "published"
     readme = (ROOT / "README.md").read_text()
     block = readme.split(f"<!-- {name} -->")[1].split(f"<!-- /{name} -->")[0].strip()
-    assert block == f"{study.summary(runs)}\n\n{study.reading(runs)}"
+    assert block == f"{study.markdown_table(runs)}\n\n{study.narrative(runs)}"
     for table, rows in study.tables(runs).items():
         text = (PUBLISHED / name / "report" / f"{table}.csv").read_text()
         assert len(text.splitlines()) == len(rows) + 1

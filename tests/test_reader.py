@@ -14,9 +14,9 @@ import torch
 from browser import Browser, needs_chromium
 from PIL import Image
 
-from medgan_nb.app.reader_study.build import compose, simulate
-from medgan_nb.app.reader_study.page import page, read_page
-from medgan_nb.app.reader_study.scores import read_answers, write_answers
+from medgan_nb.app.reader_study.build import assemble, simulate_reader
+from medgan_nb.app.reader_study.page import render_page, load_page
+from medgan_nb.app.reader_study.scores import load_answers, save_answers
 from medgan_nb.core.files import write_json
 from medgan_nb.data.dataset import ImageSet
 
@@ -47,8 +47,8 @@ def images(kind: str, n: int) -> ImageSet:
 @pytest.fixture
 def written(tmp_path):
     "A test of twenty images with a hostile title, and its key."
-    test, key = compose(images("real", 10), images("generated", 10), HOSTILE, "3c" * 16)
-    (tmp_path / "test.html").write_text(page(test), encoding="utf-8")
+    test, key = assemble(images("real", 10), images("generated", 10), HOSTILE, "3c" * 16)
+    (tmp_path / "test.html").write_text(render_page(test), encoding="utf-8")
     write_json(tmp_path / "test.key.json", key)
     return tmp_path, key
 
@@ -87,7 +87,7 @@ def test_twenty_answers_by_keyboard_with_a_reload(written, tmp_path_factory):
                 browser.press("c")
                 browser.type("=grain like 1 2 3")
                 browser.press("Escape")
-            item = read_page(folder / "test.html")["items"][k]["item"]
+            item = load_page(folder / "test.html")["items"][k]["item"]
             answer(browser, "g" if key["truth"][item] == "generated" else "r", 1 + k % 5)
         browser.until("!document.getElementById('end').hidden")
         for button in ("#json", "#csv"):
@@ -97,7 +97,7 @@ def test_twenty_answers_by_keyboard_with_a_reload(written, tmp_path_factory):
         assert browser.js("document.title") == HOSTILE and browser.js("document.images.length") == 1
         assert browser.errors == [] and browser.left_the_machine() == []
     assert len(set(shown)) == 20
-    readings = [read_answers(path) for path in saved]
+    readings = [load_answers(path) for path in saved]
     assert readings[0].answers.keys() == readings[1].answers.keys() == key["truth"].keys()
     assert [a["answer"] for a in readings[0].answers.values()] == list(key["truth"].values())
     assert [a["confidence"] for a in readings[0].answers.values()] == [1 + k % 5 for k in range(20)]
@@ -164,7 +164,7 @@ def test_nothing_in_the_page_betrays_the_answer(written):
         and "http" not in text.replace("http-equiv", "")
     )
     assert not any(json.dumps(source)[1:-1] in text for source in key["source"].values())
-    test = read_page(folder / "test.html")
+    test = load_page(folder / "test.html")
     assert set(test) == {"test", "title", "notice", "items"} and all(
         set(item) == {"item", "image"} for item in test["items"]
     )
@@ -180,7 +180,7 @@ def test_nothing_in_the_page_betrays_the_answer(written):
 
 def test_order_does_not_follow_from_program_and_seed():
     tests = [
-        compose(images("real", 10), images("generated", 10), "t", f"{k:032x}")[1]["truth"]
+        assemble(images("real", 10), images("generated", 10), "t", f"{k:032x}")[1]["truth"]
         for k in range(40)
     ]
     share = np.mean([[kind == "real" for kind in truth.values()] for truth in tests], axis=0)
@@ -193,7 +193,7 @@ def test_order_does_not_follow_from_program_and_seed():
 
 def test_simulated_readers_score_as_built_and_say_so(written):
     folder, key = written
-    files = [write_answers(folder / f"{seed}.json", simulate(key, 2.0, seed)) for seed in range(3)]
+    files = [save_answers(folder / f"{seed}.json", simulate_reader(key, 2.0, seed)) for seed in range(3)]
     done = medgan("reader", "score", *files)
     assert done.returncode == 0, done.stderr
     assert (
@@ -250,7 +250,7 @@ def test_simulated_readers_score_as_built_and_say_so(written):
 )
 def test_faults_are_one_line(written, spoil, message):
     folder, key = written
-    write_answers(folder / "0.json", simulate(key))
+    save_answers(folder / "0.json", simulate_reader(key))
     spoil(folder, key)
     done = medgan("reader", "score", folder / "0.json", cwd=folder)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
@@ -263,7 +263,7 @@ def test_build_from_a_run(smoke_run, tmp_path):
     key = json.loads((tmp_path / "t.key.json").read_text())
     assert sorted(key["truth"].values()) == ["generated"] * 10 + ["real"] * 10
     assert (
-        "simulated" in read_page(tmp_path / "t.html")["notice"]
+        "simulated" in load_page(tmp_path / "t.html")["notice"]
         and smoke_run.name not in (tmp_path / "t.html").read_text()
     )
     real = [source for item, source in key["source"].items() if key["truth"][item] == "real"]

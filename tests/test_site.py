@@ -130,7 +130,7 @@ def test_front_page_says_what_the_published_runs_say(site):
         runs, _ = chosen(study, ROOT / "nowhere")
         assert f'href="studies/{name}.html"' in text and study.title in plain
         first = (
-            re.split(r"(?<=[.!?]) (?=[A-Z0-9])", study.reading(runs))[0]
+            re.split(r"(?<=[.!?]) (?=[A-Z0-9])", study.narrative(runs))[0]
             if runs
             else "no published run yet"
         )

@@ -2,21 +2,23 @@
 
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from medgan_nb.core.errors import TrainingError
-from medgan_nb.core.files import read_lines
+from medgan_nb.core.files import read_jsonl
 from medgan_nb.core.random import stream
 from medgan_nb.data.dataset import ImageSet
 from medgan_nb.training.checkpoint import read
 from medgan_nb.training.loop import train
-from medgan_nb.training.registry import recipe
-from medgan_nb.training.step import d_step, g_step, generate, start
+from medgan_nb.training.recipe import declared
+from medgan_nb.training.registry import model_recipe
+from medgan_nb.training.step import d_step, g_step, generate, init_state
 
 MODELS = ["stylegan2", "stylegan2_ada", "stylegan2_diffaugment"]
-TINY = dict(config="auto", batch=4, channel_base=128, channel_max=8, latent=8)
+TINY = dict(config="auto", batch_size=4, channel_base=128, channel_max=8, latent_dim=8)
 STEPS = 20  # R1 at 0 and 16, path length at 0, 4, ..., 16
 
 
@@ -43,9 +45,9 @@ def images() -> ImageSet:
 
 
 def tiny(name: str, **settings):
-    built = recipe(name, 32, 3, **TINY | settings)
+    built = model_recipe(name, 32, 3, **TINY | settings)
     if name == "stylegan2_ada":  # p must move within 20 steps of 4 images
-        built = replace(built, augment=lambda augment=built.augment: augment(kimg=0.2, p=0.1))
+        built = replace(built, augment=partial(built.augment, kimg=0.2, p=0.1))
     return built
 
 
@@ -53,7 +55,7 @@ def fit(built, images, folder, **options):
     return train(
         built,
         images,
-        kimg=STEPS * built.batch / 1000,
+        kimg=STEPS * built.batch_size / 1000,
         folder=folder,
         precision="fp32",
         bar=False,
@@ -89,7 +91,7 @@ def test_exact_resume(name, images, tmp_path):
             getattr(whole, key).state_dict().items(), getattr(resumed, key).state_dict().values()
         ):
             assert torch.equal(a, b), (key, k)
-    for key in ("augment", "memory", "opt_G", "opt_D"):
+    for key in ("augment", "regularizer_state", "opt_G", "opt_D"):
         kept = [
             torch.cat(
                 [t.flatten() for t in tensors(getattr(states[run], key).state_dict())]
@@ -98,8 +100,8 @@ def test_exact_resume(name, images, tmp_path):
             for run in states
         ]
         assert torch.equal(*kept), key
-    assert states["cut"].memory["path_length"].value > 0
-    assert without_time(read_lines(tmp_path / "cut" / "log.jsonl")) == without_time(whole.log)
+    assert states["cut"].regularizer_state["path_length"].value > 0
+    assert without_time(read_jsonl(tmp_path / "cut" / "log.jsonl")) == without_time(whole.log)
     if name == "stylegan2_ada":
         p = [row["ada_p"] for row in whole.log]
         assert len(set(p)) > 3 and "ada_r" in whole.log[-1]
@@ -115,20 +117,19 @@ def tensors(tree):
     return [t for item in items for t in tensors(item)]
 
 
-def nan_penalty(built, name):
-    "The recipe with one penalty that turns NaN at step 16."
+def nan_regularizer(built, name):
+    "The recipe with one regularizer that turns NaN at step 16."
 
-    def value(state, *args, formula):
-        term = formula(state, *args)
-        return term * float("nan") if state.step == 16 else term
+    @declared("nan_at_step_16")
+    def broken(state, *images, loss):
+        value = loss(state, *images)
+        return value * float("nan") if state.step == 16 else value
 
-    broken = [
-        replace(p, value=lambda *a, formula=p.value: value(*a, formula=formula))
-        if p.name == name
-        else p
-        for p in built.penalties
+    regularizers = [
+        replace(r, loss=partial(broken, loss=r.loss)) if r.name == name else r
+        for r in built.regularizers
     ]
-    return replace(built, penalties=tuple(broken))
+    return replace(built, regularizers=tuple(regularizers))
 
 
 @pytest.mark.parametrize("where", ["r1", "path_length", "D", "G"])
@@ -142,7 +143,7 @@ def test_nan_stops_before_the_update_and_the_checkpoint_stays_good(where, images
                 key: [p.detach().clone() for p in getattr(state, key).parameters()]
                 for key in ("G", "D")
             },
-            memory=state.memory["path_length"].value.clone(),
+            running_mean=state.regularizer_state["path_length"].value.clone(),
             state=state,
         )
         if where in "GD" and state.step == 16:  # a weight that a passing fault has spoilt
@@ -150,7 +151,7 @@ def test_nan_stops_before_the_update_and_the_checkpoint_stays_good(where, images
                 lambda gradient: gradient * float("nan")
             )
 
-    broken = nan_penalty(built, where) if where not in "GD" else built
+    broken = nan_regularizer(built, where) if where not in "GD" else built
     with pytest.raises(TrainingError, match="stopped before the update"):
         fit(broken, images, tmp_path, hooks=[keep])
     state = seen["state"]
@@ -163,13 +164,13 @@ def test_nan_stops_before_the_update_and_the_checkpoint_stays_good(where, images
     assert all(t.isfinite().all() for t in tensors(read(tmp_path / "checkpoint.safetensors")))
     assert read(tmp_path / "checkpoint.safetensors")["state"]["step"] == 16
     assert not (tmp_path / "weights.safetensors").exists()
-    assert state.memory["path_length"].value.isfinite()
+    assert state.regularizer_state["path_length"].value.isfinite()
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("n", [1, 3, 5])
 def test_a_batch_of_any_size(name, n):
-    state = start(tiny(name), seed=0)
+    state = init_state(tiny(name), seed=0)
     x_real, y_real = torch.rand(n, 1, 32, 32) * 2 - 1, torch.zeros(n, dtype=torch.long)
     x_fake, y_fake = generate(state, n)
     log = d_step(state, x_real, y_real, x_fake, y_fake) | g_step(state, x_real, x_fake, y_fake)
@@ -177,7 +178,7 @@ def test_a_batch_of_any_size(name, n):
 
 
 def test_a_training_of_batches_of_one(images):
-    trained = train(tiny("stylegan2_ada", batch=1), images, kimg=0.006, precision="fp32", bar=False)
+    trained = train(tiny("stylegan2_ada", batch_size=1), images, kimg=0.006, precision="fp32", bar=False)
     assert trained.sample(3).shape == (3, 1, 32, 32) and trained.sample(3).isfinite().all()
 
 

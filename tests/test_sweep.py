@@ -18,13 +18,13 @@ import pytest
 from toy_study import grid
 
 from medgan_nb.core.errors import DataError
-from medgan_nb.core.files import atomic_write, read_json, read_lines, write_json
+from medgan_nb.core.files import atomic_write, read_json, read_jsonl, write_json
 from medgan_nb.experiments import lease as claim
 from medgan_nb.experiments.estimate import plan
 from medgan_nb.experiments.executor import DONE, Cell
 from medgan_nb.experiments.grid import sweep
 from medgan_nb.experiments.run import config_hash, run_id
-from medgan_nb.experiments.status import states
+from medgan_nb.experiments.status import run_statuses
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = os.environ | {
@@ -158,7 +158,7 @@ def test_an_error_is_named_and_only_the_failed_is_repeated(weather):
         )
         assert str(weather.parent) not in text and str(HERE) not in text
     assert not (folder / "metrics.json").exists() and not (folder / "running.ipynb").exists()
-    assert Counter(row["state"].split(":")[0] for row in states(weather, ["toy"])) == {
+    assert Counter(row["state"].split(":")[0] for row in run_statuses(weather, ["toy"])) == {
         "failed": 1,
         "done": 2,
     }
@@ -215,13 +215,13 @@ def test_stopped_with_ctrl_c_and_gone_on_with(weather):
     process = driver(weather, "seeds=1", "dataset_size=35", "fault=slow", start_new_session=True)
     begun = time.monotonic()
     while (
-        not any(len(read_lines(path)) >= 2 for path in weather.glob("toy/n35-*/log.jsonl"))
+        not any(len(read_jsonl(path)) >= 2 for path in weather.glob("toy/n35-*/log.jsonl"))
         and time.monotonic() - begun < 300
     ):
         time.sleep(0.1)
 
     def state():
-        return [row["state"] for row in states(weather, ["toy"]) if row["run"].startswith("n35")]
+        return [row["state"] for row in run_statuses(weather, ["toy"]) if row["run"].startswith("n35")]
 
     while_running = state()
     process.send_signal(signal.SIGINT)
@@ -288,7 +288,7 @@ def test_a_clock_that_jumps_decides_nothing(tmp_path):
         batch = sweep(tiny(tmp_path, 6), jobs=2, work=do)
         while len(batch.outcome) < 5:
             time.sleep(0.05)
-        assert states(tmp_path, ["p0"])[0]["state"] == "running"
+        assert run_statuses(tmp_path, ["p0"])[0]["state"] == "running"
         os.utime(mine.path, (4e9, 4e9))
         mine.release("stopped")
         assert set(batch.wait(quiet).values()) == {DONE}

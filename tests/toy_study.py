@@ -39,7 +39,7 @@ def configure(given: dict) -> tuple[dict, dict]:
     params["dataset_size"] = params["dataset_size"] or 40
     return {
         "paper": "toy",
-        "variant": "",
+        "variant": {},
         "settings": settings,
         "params": {k: params[k] for k in ("preset", "dataset", "dataset_size", "model", "seed")},
         "data": {
@@ -59,7 +59,7 @@ def train_toy(run) -> str:
     from medgan_nb.data.dataset import ImageSet
     from medgan_nb.models.dcgan import Discriminator, Generator
     from medgan_nb.training.loop import train
-    from medgan_nb.training.losses import d_nonsaturating, g_nonsaturating
+    from medgan_nb.training.losses import discriminator_bce_loss, generator_nonsaturating_loss
     from medgan_nb.training.recipe import Recipe
 
     torch.set_num_threads(1)
@@ -73,9 +73,9 @@ def train_toy(run) -> str:
         partial(Discriminator, 16, base=8),
         d_nonsaturating,
         g_nonsaturating,
-        batch=8,
+        batch_size=8,
     )
-    run.report("training the GAN", kimg=0.32)
+    run.write_progress("training the GAN", kimg=0.32)
     slow = run.settings["fault"] == "slow"
 
     def pause(state, log):
@@ -104,7 +104,7 @@ def parts(run, weights: str) -> list[dict]:
             table="parts",
             row=str(k),
             column=weights[:12],
-            value=run.stage(f"part-{k}", lambda: part(run, weights, k, fault)),
+            value=run.cached(f"part-{k}", lambda: part(run, weights, k, fault)),
         )
         for k in range(4)
     ]

@@ -5,9 +5,18 @@
 # %% auto #0
 __all__ = ['MedganError', 'ConfigError', 'DataError', 'TrainingError', 'WeightsError', 'check_choice']
 
+# %% ../../nbs/000_core.errors.ipynb #ad2ab7d1
+from collections.abc import Iterable, Mapping
+
 # %% ../../nbs/000_core.errors.ipynb #0ebd70cb
 class MedganError(Exception):
-    "Base of every error a user can cause; the message is one line that says what to do."
+    """Base of every error a user can cause.
+
+    Parameters
+    ----------
+    message : str
+        What was found, what was expected and what to do; line breaks become spaces.
+    """
 
     def __init__(self, message: str):
         super().__init__(" ".join(str(message).split()))
@@ -22,30 +31,30 @@ class DataError(MedganError):
 
 
 class TrainingError(MedganError):
-    "Training cannot go on (for example a loss that is not finite)."
+    "Training cannot go on (for example the loss is not finite)."
 
 
 class WeightsError(MedganError):
     "Weights that are absent, damaged or not the expected ones."
 
 # %% ../../nbs/000_core.errors.ipynb #5645315b
-def check_choice(value: str, allowed, what: str):
-    """Return `value` if it is one of `allowed`, else raise a `ConfigError` that lists them.
+def check_choice(value: str, allowed: Iterable[str] | Mapping[str, object], what: str):
+    """Return `value` if it is allowed; for a mapping, return the entry of that name.
 
     Parameters
     ----------
     value : str
         What the user asked for.
-    allowed : iterable of str or dict
-        The names that exist. For a dict the entry of that name is returned.
+    allowed : iterable or mapping of str
+        The names that exist.
     what : str
         What is being chosen, for the message ("model", "preset", ...).
 
     Raises
     ------
     ConfigError
-        If there is no such name.
+        If there is no such name; the message lists those that exist.
     """
     if value not in allowed:
         raise ConfigError(f"{what} is {value!r}; expected one of: {', '.join(map(str, allowed))}")
-    return allowed[value] if isinstance(allowed, dict) else value
+    return allowed[value] if isinstance(allowed, Mapping) else value

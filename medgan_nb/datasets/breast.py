@@ -17,7 +17,7 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 
 from ..core.errors import DataError
-from ..data.transforms import check_settings, equalize, square
+from ..data.transforms import check_preprocessing, equalize, to_square
 
 # %% ../../nbs/205_datasets.breast.ipynb #b6a8b2d7
 WORK_SIDE = 512
@@ -161,7 +161,7 @@ class Prepared:
         cover = (
             pad_square(part, size)
             if self.fit == "pad"
-            else square(part * np.uint8(255), size, self.fit) / 255
+            else to_square(part * np.uint8(255), size, self.fit) / 255
         )
         return (cover > 0) & (cover >= min(0.5, cover.max()))
 
@@ -198,7 +198,7 @@ def prepare_breast(
     ConfigError
         If size, fit or equalization is not a value that exists.
     """
-    check_settings(size, fit, equalization)
+    check_preprocessing(size, fit, equalization)
     mask = breast_mask(pixels)
     frame, full = frame_of(mask, mirrored=mirrored), np.iinfo(pixels.dtype).max
     low, high = window or grey_range(pixels, mask)
@@ -207,5 +207,5 @@ def prepare_breast(
     if fit == "pad":
         result = pad_square(light, size).round().astype(pixels.dtype)
     else:
-        result = square(light.round().astype(pixels.dtype), size, fit)
+        result = to_square(light.round().astype(pixels.dtype), size, fit)
     return Prepared(equalize(result, equalization), frame, fit)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'PUBLISHED', 'CONFLICTS', 'NEAR_COPIES', 'TRAIN', 'TEST', 'LICENCE', 'LAYOUT', 'NAME', 'NO_PATIENTS',
-           'find_root', 'belongs', 'Case', 'cases', 'cases_of', 'images_in', 'masks_in', 'read_lesion', 'read_case',
+           'find_root', 'detect', 'Case', 'cases', 'cases_of', 'images_in', 'masks_in', 'read_lesion', 'read_case',
            'count_notes', 'other_notes', 'lost_notes', 'conflict_notes', 'load']
 
 # %% ../../nbs/210_datasets.busi.ipynb #79c82931
@@ -17,18 +17,23 @@ import torch
 
 from ..core.errors import DataError
 from ..data.dataset import ImageSet
-from ..data.duplicates import across_classes, duplicate_groups, merge_groups, thumbnail
-from medgan_nb.data.formats.images import (
-    entries,
-    folders,
-    list_images,
-    read_all,
-    read_image,
-    read_mask,
-    shown,
+from medgan_nb.data.duplicates import (
+    conflicting_labels,
+    near_duplicate_groups,
+    merge_near_duplicates,
+    thumbnail,
 )
-from ..data.splits import duplicates, merge_duplicates
-from ..data.transforms import check_settings, prepare, square
+from medgan_nb.data.formats.images import (
+    list_entries,
+    list_folders,
+    list_images,
+    load_all,
+    load_image,
+    load_mask,
+    printable,
+)
+from ..data.splits import exact_duplicates, merge_duplicates
+from ..data.transforms import check_preprocessing, preprocess, to_square
 
 # %% ../../nbs/210_datasets.busi.ipynb #44b54143
 CLASSES = ("benign", "malignant", "normal")
@@ -44,17 +49,17 @@ NAME = re.compile(r"((benign|malignant|normal) \((\d+)\))(_mask(?:_\d+)?)?\.png"
 def find_root(data_dir: Path | str) -> Path:
     "The folder that holds the class folders: `data_dir`, or `Dataset_BUSI_with_GT` in it."
     data_dir = Path(data_dir).expanduser()
-    here = folders(data_dir)
+    here = list_folders(data_dir)
     for candidate in (data_dir, data_dir / "Dataset_BUSI_with_GT"):
         if any((candidate / name).is_dir() for name in CLASSES):
             return candidate
-    names = ", ".join(shown(path.name) for path in here[:6]) or "no folders"
+    names = ", ".join(printable(path.name) for path in here[:6]) or "no folders"
     raise DataError(
-        f"{shown(data_dir)}: no Dataset_BUSI_with_GT in it (found {names}); expected {LAYOUT}"
+        f"{printable(data_dir)}: no Dataset_BUSI_with_GT in it (found {names}); expected {LAYOUT}"
     )
 
 
-def belongs(data_dir: Path | str) -> bool:
+def detect(data_dir: Path | str) -> bool:
     "Whether a folder looks like a copy of this set: classes of these names, with a file named as published."
     try:
         root = find_root(data_dir)
@@ -62,7 +67,7 @@ def belongs(data_dir: Path | str) -> bool:
             NAME.fullmatch(path.name)
             for name in CLASSES
             if (root / name).is_dir()
-            for path in entries(root / name)
+            for path in list_entries(root / name)
         )
     except DataError:
         return False
@@ -86,10 +91,10 @@ def cases(data_dir: Path | str) -> list[Case]:
         If a folder is missing or a name or mask is not as the table above says.
     """
     root = find_root(data_dir)
-    names = [path.name for path in folders(root)]
+    names = [path.name for path in list_folders(root)]
     if set(names) != set(CLASSES):
         raise DataError(
-            f"{shown(root)}: class folders are {shown(', '.join(names)) or 'none'}; "
+            f"{printable(root)}: class folders are {printable(', '.join(names)) or 'none'}; "
             f'expected {", ".join(CLASSES)} (for other classes use dataset="folder")'
         )
     return [
@@ -106,7 +111,7 @@ def cases_of(folder: Path, label: int, data_dir: Path | str) -> list[Case]:
         match = NAME.fullmatch(path.name)
         if not match or match[2] != CLASSES[label]:
             raise DataError(
-                f"{shown(path)}: expected a name like {CLASSES[label]} (1).png or "
+                f"{printable(path)}: expected a name like {CLASSES[label]} (1).png or "
                 f"{CLASSES[label]} (1)_mask.png in this folder; rename the file or take it away"
             )
         if match[4]:
@@ -115,16 +120,16 @@ def cases_of(folder: Path, label: int, data_dir: Path | str) -> list[Case]:
             images[match[1]] = path
     if not images:
         raise DataError(
-            f"{shown(folder)}: no images in it; expected files like {CLASSES[label]} (1).png"
+            f"{printable(folder)}: no images in it; expected files like {CLASSES[label]} (1).png"
         )
     for stem, found in masks.items():
         if stem not in images:
             raise DataError(
-                f"{shown(found[0])}: a mask without its image; expected {stem}.png beside it"
+                f"{printable(found[0])}: a mask without its image; expected {stem}.png beside it"
             )
     for stem, path in images.items():
         if stem not in masks and CLASSES[label] != "normal":
-            raise DataError(f"{shown(path)}: has no mask; expected {stem}_mask.png beside it")
+            raise DataError(f"{printable(path)}: has no mask; expected {stem}_mask.png beside it")
     by_number = sorted(images, key=lambda stem: int(NAME.fullmatch(f"{stem}.png")[3]))
     return [Case(images[stem], label, tuple(masks.get(stem, ()))) for stem in by_number]
 
@@ -147,22 +152,22 @@ def read_lesion(case: Case, shape: tuple[int, int]) -> np.ndarray:
     "The united masks of an image of that shape (H, W), bool; refused unless they fit the image and its class."
     lesion = np.zeros(shape, bool)
     for path in case.masks:
-        mask = read_mask(path)
+        mask = load_mask(path)
         if mask.shape != shape:
             raise DataError(
-                f"{shown(path)}: {mask.shape[1]} x {mask.shape[0]} pixels, its image has "
+                f"{printable(path)}: {mask.shape[1]} x {mask.shape[0]} pixels, its image has "
                 f"{shape[1]} x {shape[0]}; expected one size"
             )
         lesion |= mask
     normal = CLASSES[case.label] == "normal"
     if normal and lesion.any():
         raise DataError(
-            f"{shown(case.masks[0])}: marks {lesion.sum()} pixels of a normal image; "
+            f"{printable(case.masks[0])}: marks {lesion.sum()} pixels of a normal image; "
             "expected an empty mask"
         )
     if not normal and not lesion.any():
         raise DataError(
-            f"{shown(case.masks[0])}: marks nothing; expected the lesion of a {CLASSES[case.label]} image"
+            f"{printable(case.masks[0])}: marks nothing; expected the lesion of a {CLASSES[case.label]} image"
         )
     return lesion
 
@@ -171,12 +176,14 @@ def read_case(
     case: Case, size: int, fit: str, equalize: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Pixels (size, size), mask (size, size) and thumbnail (128, 128) of one image; the mask goes the way of the pixels."
-    pixels = read_image(case.path)
+    pixels = load_image(case.path)
     if pixels.dtype != np.uint8:
-        raise DataError(f"{shown(case.path)}: {pixels.dtype} pixels; expected 8 bits as published")
+        raise DataError(
+            f"{printable(case.path)}: {pixels.dtype} pixels; expected 8 bits as published"
+        )
     lesion = read_lesion(case, pixels.shape)
-    mask = square(lesion * np.uint8(255), size, fit) > 127
-    return prepare(pixels, size, fit, equalize), mask, thumbnail(pixels)
+    mask = to_square(lesion * np.uint8(255), size, fit) > 127
+    return preprocess(pixels, size, fit, equalize), mask, thumbnail(pixels)
 
 # %% ../../nbs/210_datasets.busi.ipynb #9ac6d492
 NO_PATIENTS = "patients are not published (780 images of 600 women): groups are sets of near copies"
@@ -198,11 +205,11 @@ def other_notes(data_dir: Path | str, found: list[Case]) -> list[str]:
     others = [
         path
         for name in CLASSES
-        for path in entries(find_root(data_dir) / name)
+        for path in list_entries(find_root(data_dir) / name)
         if path not in known
     ]
     return (
-        [f"{len(others)} other files or folders are passed over ({shown(others[0].name)}, ...)"]
+        [f"{len(others)} other files or folders are passed over ({printable(others[0].name)}, ...)"]
         if others
         else []
     )
@@ -222,7 +229,7 @@ def conflict_notes(images: ImageSet) -> list[str]:
     "A sentence for each picture that stands in two classes."
     return [
         f"one picture in two classes: {' = '.join(ids)}{' (as published)' * (ids in CONFLICTS)}"
-        for ids in across_classes(images, duplicates(images))
+        for ids in conflicting_labels(images, exact_duplicates(images))
     ]
 
 # %% ../../nbs/210_datasets.busi.ipynb #2a887e43
@@ -250,10 +257,10 @@ def load(
     DataError
         If the layout is not the published one, or an image or mask is refused.
     """
-    check_settings(size, fit, equalize)
+    check_preprocessing(size, fit, equalize)
     found = cases(data_dir)
     by_path = {case.path: case for case in found}
-    read = read_all(
+    read = load_all(
         list(by_path), lambda path: read_case(by_path[path], size, fit, equalize), title="busi"
     )
     pixels, masks, thumbs = (np.stack(part) for part in zip(*read))
@@ -276,4 +283,4 @@ def load(
         notes=notes,
     )
     images = replace(images, notes=(*notes, *conflict_notes(images)))
-    return merge_groups(merge_duplicates(images), duplicate_groups(thumbs))
+    return merge_near_duplicates(merge_duplicates(images), near_duplicate_groups(thumbs))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..data.dataset import ImageSet
 from ..data.formats import dicom
-from ..data.formats.images import read_image, read_mask
+from ..data.formats.images import load_image, load_mask
 from medgan_nb.datasets import (
     busi,
     cbis_ddsm,
@@ -43,7 +43,7 @@ class Source:
         `read(data_dir, size, fit, equalize)`, or for a simulated set `read(size, seed)`; returns an `ImageSet`.
     files : callable or None
         Data folder -> the files of each (part, class), checked for layout; None for a simulated set.
-    belongs : callable
+    detect : callable
         Whether a folder looks like a copy of this set.
     counts : dict or None
         Published number of images of each class, by part.
@@ -73,15 +73,15 @@ class Source:
     layout: str
     read: Callable[..., ImageSet]
     files: Callable[[Path], dict[tuple[str, str], list[Path]]] | None = None
-    belongs: Callable[[Path], bool] = lambda data_dir: False
+    detect: Callable[[Path], bool] = lambda data_dir: False
     counts: dict[str, dict[str, int]] | None = None
     masks: Callable[[Path], list[Path]] = lambda data_dir: []
     conflicts: tuple[tuple[str, ...], ...] = ()
     near_copies: str = ""
     fit: str = "crop"
     tables: Callable[[Path], list[Path]] = lambda data_dir: []
-    decode: Callable[[Path], object] = read_image
-    decode_mask: Callable[[Path], object] = read_mask
+    decode: Callable[[Path], object] = load_image
+    decode_mask: Callable[[Path], object] = load_mask
     straddles: bool = False
     fetch: Callable[[Path], Path] | None = None
 
@@ -122,7 +122,7 @@ SOURCES = {
             chest_xray.LAYOUT,
             read=chest_xray.load,
             files=chest_xray.films,
-            belongs=chest_xray.belongs,
+            detect=chest_xray.detect,
             counts={
                 part: dict(zip(chest_xray.CLASSES, counts))
                 for part, counts in chest_xray.PUBLISHED.items()
@@ -138,7 +138,7 @@ SOURCES = {
             busi.LAYOUT,
             read=busi.load,
             files=busi.images_in,
-            belongs=busi.belongs,
+            detect=busi.detect,
             counts={"all": busi.PUBLISHED},
             masks=busi.masks_in,
             conflicts=busi.CONFLICTS,
@@ -162,7 +162,7 @@ SOURCES = {
             mini_mias.LAYOUT,
             read=mini_mias.load,
             files=mini_mias.images_in,
-            belongs=mini_mias.belongs,
+            detect=mini_mias.detect,
             counts={"all": mini_mias.PUBLISHED},
             fit="pad",
             tables=mini_mias.tables_in,
@@ -178,12 +178,12 @@ SOURCES = {
             cbis_ddsm.LAYOUT,
             read=cbis_ddsm.load,
             files=cbis_ddsm.images_in,
-            belongs=cbis_ddsm.belongs,
+            detect=cbis_ddsm.detect,
             fit="pad",
             tables=cbis_ddsm.tables_in,
-            decode=dicom.read_dicom,
+            decode=dicom.load_dicom,
             masks=cbis_ddsm.masks_in,
-            decode_mask=dicom.read_dicom,
+            decode_mask=dicom.load_dicom,
             straddles=True,
         ),
         Source(
@@ -195,7 +195,7 @@ SOURCES = {
             mini_ddsm.LAYOUT,
             read=mini_ddsm.load,
             files=mini_ddsm.images_in,
-            belongs=mini_ddsm.belongs,
+            detect=mini_ddsm.detect,
             fit="pad",
             masks=mini_ddsm.masks_in,
         ),
@@ -208,10 +208,10 @@ SOURCES = {
             inbreast.LAYOUT,
             read=inbreast.load,
             files=inbreast.images_in,
-            belongs=inbreast.belongs,
+            detect=inbreast.detect,
             fit="pad",
             tables=inbreast.tables_in,
-            decode=dicom.read_dicom,
+            decode=dicom.load_dicom,
         ),
         Source(
             "dicom_mammogram",
@@ -222,9 +222,9 @@ SOURCES = {
             dicom.LAYOUT,
             read=dicom.load,
             files=dicom.images_in,
-            belongs=dicom.belongs,
+            detect=dicom.detect,
             fit="pad",
-            decode=dicom.read_dicom,
+            decode=dicom.load_dicom,
         ),
         Source(
             "oasbud",
@@ -236,7 +236,7 @@ SOURCES = {
             oasbud.LAYOUT,
             read=oasbud.load,
             files=oasbud.files_in,
-            belongs=oasbud.belongs,
+            detect=oasbud.detect,
             fit="stretch",
             decode=oasbud.read_through,
             fetch=oasbud.fetch,

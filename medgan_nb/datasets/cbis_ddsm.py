@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'PATHOLOGY', 'PUBLISHED', 'LICENCE', 'ROIS', 'TABLES', 'LAYOUT', 'CASE', 'LESION', 'Case', 'tables_in',
-           'belongs', 'cases', 'files_of', 'film_of', 'films', 'images_in', 'masks_in', 'read_film', 'notes_on', 'load']
+           'detect', 'cases', 'files_of', 'film_of', 'films', 'images_in', 'masks_in', 'read_film', 'notes_on', 'load']
 
 # %% ../../nbs/235_datasets.cbis_ddsm.ipynb #d6f28c20
 import re
@@ -17,8 +17,8 @@ import numpy as np
 from ..core.errors import DataError
 from ..core.files import resolve_inside
 from ..data.dataset import ImageSet
-from ..data.formats.dicom import need_pydicom, read_dicom
-from ..data.formats.images import folders, shown
+from ..data.formats.dicom import require_pydicom, load_dicom
+from ..data.formats.images import list_folders, printable
 from . import mammography
 from .mammography import Film, Scan, by_class, holds, marked, read_table
 
@@ -56,14 +56,14 @@ def tables_in(data_dir: Path | str) -> list[Path]:
     root = Path(data_dir).expanduser()
     found = [root / name for name in TABLES if (root / name).is_file()]
     if not found:
-        names = ", ".join(shown(path.name) for path in folders(root)[:4]) or "no folders"
+        names = ", ".join(printable(path.name) for path in list_folders(root)[:4]) or "no folders"
         raise DataError(
-            f"{shown(root)}: none of {', '.join(TABLES)} in it (found {names}); expected {LAYOUT}"
+            f"{printable(root)}: none of {', '.join(TABLES)} in it (found {names}); expected {LAYOUT}"
         )
     return found
 
 
-def belongs(data_dir: Path | str) -> bool:
+def detect(data_dir: Path | str) -> bool:
     "Whether a folder looks like a copy of this set."
     return holds(lambda: tables_in(data_dir))
 
@@ -83,12 +83,12 @@ def cases(data_dir: Path | str) -> list[Case]:
             name = path.split("/")[0]
             if not CASE.fullmatch(name):
                 raise DataError(
-                    f"{shown(table)}: image file path {shown(path)[:80]!r}; expected one that starts like "
+                    f"{printable(table)}: image file path {printable(path)[:80]!r}; expected one that starts like "
                     "Mass-Training_P_00001_LEFT_CC/"
                 )
             if pathology not in PATHOLOGY:
                 raise DataError(
-                    f"{shown(table)}: pathology {shown(pathology)[:40]!r} of {name}; "
+                    f"{printable(table)}: pathology {printable(pathology)[:40]!r} of {name}; "
                     f"expected {', '.join(PATHOLOGY)}"
                 )
             case = found.get(name, Case(name, path, TABLES[table.name], 0))
@@ -119,7 +119,7 @@ def film_of(case: Case, root: Path) -> Film | None:
         return None
     if len(files) != 1:
         raise DataError(
-            f"{shown(root)}: case folder {case.name}: {len(files)} DICOM files in it; expected one, the full mammogram "
+            f"{printable(root)}: case folder {case.name}: {len(files)} DICOM files in it; expected one, the full mammogram "
             "(crops and masks have folders of their own, ending in _1, _2, ...)"
         )
     patient, side, view = CASE.fullmatch(case.name).groups()
@@ -134,7 +134,7 @@ def films(data_dir: Path | str) -> list[Film]:
     found = [film for case in listed if (film := film_of(case, root))]
     if not found:
         raise DataError(
-            f"{shown(root)}: none of the {len(listed)} case folders of the tables is in it; "
+            f"{printable(root)}: none of the {len(listed)} case folders of the tables is in it; "
             f"expected {LAYOUT}"
         )
     return found
@@ -152,11 +152,11 @@ def masks_in(data_dir: Path | str) -> list[Path]:
 # %% ../../nbs/235_datasets.cbis_ddsm.ipynb #237e6229
 def read_film(film: Film) -> Scan:
     "A film with the masks among the files of its lesions: those of two grey values."
-    scan = read_dicom(film.path)
+    scan = load_dicom(film.path)
     lesions = {part for path in film.masks for part in path.parts if LESION.fullmatch(part)}
     found = [
         pixels > 0
-        for pixels in (read_dicom(path).pixels for path in film.masks)
+        for pixels in (load_dicom(path).pixels for path in film.masks)
         if ((pixels == 0) | (pixels == pixels.max())).all()
     ]
     mask, odd = marked(scan.pixels, found)
@@ -195,7 +195,7 @@ def load(
     Classes benign and malignant, parts train and test, patients as groups, lesions as masks where their folders are there, case
     folders as ids.
     """
-    need_pydicom()
+    require_pydicom()
     found = films(data_dir)
     return mammography.read_set(
         found,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from ..core.errors import DataError
 from ..data.dataset import ImageSet
-from ..data.formats.images import folders, list_images, read_bytes, shown
+from ..data.formats.images import list_folders, list_images, read_bytes, printable
 from ..data.splits import merge_duplicates
-from ..data.transforms import check_settings, read_prepared
+from ..data.transforms import check_preprocessing, load_preprocessed
 
 # %% ../../nbs/200_datasets.folder.ipynb #8816f2f4
 PARTS = ("train", "val", "test")
@@ -35,29 +35,29 @@ def images_in(data_dir: Path | str) -> dict[tuple[str, str], list[Path]]:
         parts.
     """
     root = Path(data_dir).expanduser()
-    names = [path.name for path in folders(root)]
+    names = [path.name for path in list_folders(root)]
     tops = {part: root / part for part in PARTS if part in names} or {"": root}
     if "" not in tops and len(names) > len(tops):
         raise DataError(
-            f"{shown(root)}: holds {shown(', '.join(names))}; "
+            f"{printable(root)}: holds {printable(', '.join(names))}; "
             "expected parts (train, val, test) or classes, not both"
         )
-    classes = {part: [path.name for path in folders(top)] for part, top in tops.items()}
+    classes = {part: [path.name for path in list_folders(top)] for part, top in tops.items()}
     known = sorted(set().union(*classes.values()))
     if not known:
-        raise DataError(f"{shown(root)}: no class folders in it; expected {LAYOUT}")
+        raise DataError(f"{printable(root)}: no class folders in it; expected {LAYOUT}")
     found = {}
     for part, top in tops.items():
         for name in known:
             if name not in classes[part]:
                 raise DataError(
-                    f"{shown(top)}: class folder {shown(name)} is missing; "
-                    f"expected {shown(', '.join(known))} in each part"
+                    f"{printable(top)}: class folder {printable(name)} is missing; "
+                    f"expected {printable(', '.join(known))} in each part"
                 )
             found[part, name] = list_images(top / name, root=root)
             if not found[part, name]:
                 raise DataError(
-                    f"{shown(top / name)}: no images in it; "
+                    f"{printable(top / name)}: no images in it; "
                     "expected .png, .jpeg, .tif, .bmp or .pgm files, or no such folder"
                 )
     return found
@@ -71,14 +71,14 @@ def read_groups(path: Path, ids: dict[str, Path]) -> list[str]:
         pairs = [(row["id"].strip(), row["group"].strip()) for row in rows]
     except (UnicodeDecodeError, csv.Error, KeyError, AttributeError) as error:
         raise DataError(
-            f"{shown(path)}: cannot be read as a table ({error!r}); "
+            f"{printable(path)}: cannot be read as a table ({error!r}); "
             "expected columns id,group in UTF-8"
         ) from error
     group = {spelled.get(name, name): value for name, value in pairs}
     missing, unknown = [i for i in ids if not group.get(i)], sorted(set(group) - set(ids))
     if missing or unknown or len(group) != len(pairs):
         raise DataError(
-            f"{shown(path)}: {len(missing)} images without a group {missing[:3]}, "
+            f"{printable(path)}: {len(missing)} images without a group {missing[:3]}, "
             f"{len(unknown)} ids without an image {unknown[:3]}, {len(pairs) - len(group)} ids repeated; "
             f"expected a line for each image, like {next(iter(ids))},p1"
         )
@@ -109,7 +109,7 @@ def load(
     DataError
         If the layout is another, an image is damaged, or groups.csv does not fit the images.
     """
-    check_settings(size, fit, equalize)
+    check_preprocessing(size, fit, equalize)
     root = Path(data_dir).expanduser()
     found = images_in(root)
     classes = tuple(sorted({name for _, name in found}))
@@ -118,8 +118,8 @@ def load(
     table = root / "groups.csv"
     known = table.exists()
     groups = read_groups(table, ids) if known else list(ids)
-    pixels = read_prepared(
-        list(ids.values()), size, fit, equalize, title=shown(root.resolve().name)
+    pixels = load_preprocessed(
+        list(ids.values()), size, fit, equalize, title=printable(root.resolve().name)
     )
     return merge_duplicates(
         ImageSet(
@@ -128,8 +128,8 @@ def load(
             classes,
             groups,
             list(ids),
-            parts=None if ("", classes[0]) in found else [part for part, _, _ in rows],
-            name=shown(root.resolve().name),
+            splits=None if ("", classes[0]) in found else [part for part, _, _ in rows],
+            name=printable(root.resolve().name),
             notes=() if known else (NO_GROUPS,),
         )
     )

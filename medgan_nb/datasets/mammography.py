@@ -20,9 +20,9 @@ from PIL import Image
 
 from ..core.errors import DataError
 from ..data.dataset import ImageSet
-from ..data.formats.images import read_all, read_bytes, shown
+from ..data.formats.images import load_all, read_bytes, printable
 from ..data.splits import merge_duplicates
-from ..data.transforms import check_settings
+from ..data.transforms import check_preprocessing
 from .breast import prepare_breast
 
 # %% ../../nbs/225_datasets.mammography.ipynb #5c3e493c
@@ -138,15 +138,15 @@ def read_set(
     DataError
         If a film is refused, or not all have one depth; with the name of the file.
     """
-    check_settings(size, fit, equalize)
-    read_films = read_all(
+    check_preprocessing(size, fit, equalize)
+    read_films = load_all(
         films, lambda film: prepared(film, read(film), size, fit, equalize), title=name
     )
     pixels, masks, scans = zip(*read_films)
     for film, one in zip(films, pixels):
         if one.dtype != pixels[0].dtype:
             raise DataError(
-                f"{shown(film.path)}: {one.dtype} pixels while {shown(films[0].path.name)} has {pixels[0].dtype}; "
+                f"{printable(film.path)}: {one.dtype} pixels while {printable(films[0].path.name)} has {pixels[0].dtype}; "
                 "expected one depth in a set"
             )
     parts = [film.part for film in films]
@@ -157,7 +157,7 @@ def read_set(
             tuple(classes),
             groups_of(films, scans),
             [film.id for film in films],
-            parts=parts if all(parts) else None,
+            splits=parts if all(parts) else None,
             masks=together(masks, size),
             name=name,
             licence=licence,
@@ -173,11 +173,11 @@ def prepared(
     try:
         made = prepare_breast(scan.pixels, size, fit, equalize, scan.window, scan.mirrored)
     except DataError as error:
-        raise DataError(f"{shown(film.path)}: {error}") from None
+        raise DataError(f"{printable(film.path)}: {error}") from None
     if made.pixels.min() == made.pixels.max():
         low, high = scan.window or (scan.pixels.min(), scan.pixels.max())
         raise DataError(
-            f"{shown(film.path)}: all of one grey after preparation, from {low:g} (black) to {high:g} (white), while values run from "
+            f"{printable(film.path)}: all of one grey after preparation, from {low:g} (black) to {high:g} (white), while values run from "
             f"{scan.pixels.min()} to {scan.pixels.max()}; expected tissue of several greys"
         )
     mask = None if scan.mask is None else made.place(scan.mask)
@@ -228,20 +228,20 @@ def read_table(
     data = read_bytes(path)
     if len(data) > TABLE_LIMIT:
         raise DataError(
-            f"{shown(path)}: {len(data) >> 20} MiB; expected a table of at most {TABLE_LIMIT >> 20} MiB"
+            f"{printable(path)}: {len(data) >> 20} MiB; expected a table of at most {TABLE_LIMIT >> 20} MiB"
         )
     try:
         lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig")), delimiter=delimiter))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"{shown(path)}: cannot be read as a table ({shown(error)}); expected CSV in UTF-8"
+            f"{printable(path)}: cannot be read as a table ({printable(error)}); expected CSV in UTF-8"
         ) from error
     head = [name.strip().lower().replace("_", " ") for name in (lines or [[]])[0]]
     missing = [name for name in wanted if name not in head]
     if missing:
-        there = shown(", ".join(head))[:120] or "none"
+        there = printable(", ".join(head))[:120] or "none"
         raise DataError(
-            f"{shown(path)}: no column {', '.join(missing)} (found {there}); expected {', '.join(wanted)}"
+            f"{printable(path)}: no column {', '.join(missing)} (found {there}); expected {', '.join(wanted)}"
         )
     places = {
         name: head.index(name) if name in head else len(head) for name in (*wanted, *optional)
@@ -258,7 +258,7 @@ def read_table(
             empty = [name for name in wanted if not rows[-1][name]]
             if empty:
                 raise DataError(
-                    f"{shown(path)}, row {number}: no {', '.join(empty)}; expected a value"
+                    f"{printable(path)}, row {number}: no {', '.join(empty)}; expected a value"
                 )
     return rows
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'PUBLISHED', 'LICENCE', 'LAYOUT', 'SIDE', 'TISSUES', 'FINDINGS', 'NAME', 'TABLE_LIMIT', 'find_root',
-           'belongs', 'Finding', 'Entry', 'parse_row', 'parse_circle', 'read_info', 'entries', 'tables_in', 'circles',
+           'detect', 'Finding', 'Entry', 'parse_row', 'parse_circle', 'read_info', 'entries', 'tables_in', 'circles',
            'film_of', 'films', 'images_in', 'read_film', 'notes_on', 'load']
 
 # %% ../../nbs/230_datasets.mini_mias.ipynb #dfdab1df
@@ -17,7 +17,13 @@ import numpy as np
 
 from ..core.errors import DataError
 from ..data.dataset import ImageSet
-from ..data.formats.images import folders, list_images, read_bytes, read_image, shown
+from medgan_nb.data.formats.images import (
+    list_folders,
+    list_images,
+    read_bytes,
+    load_image,
+    printable,
+)
 from . import mammography
 from .mammography import Film, Scan, by_class, holds
 
@@ -36,16 +42,16 @@ TABLE_LIMIT = 1 << 20
 def find_root(data_dir: Path | str) -> Path:
     "The folder that holds Info.txt: `data_dir`, or `all-mias` in it."
     data_dir = Path(data_dir).expanduser()
-    names = ", ".join(shown(path.name) for path in folders(data_dir)[:6]) or "no folders"
+    names = ", ".join(printable(path.name) for path in list_folders(data_dir)[:6]) or "no folders"
     for candidate in (data_dir, data_dir / "all-mias"):
         if (candidate / "Info.txt").is_file():
             return candidate
     raise DataError(
-        f"{shown(data_dir)}: no Info.txt and no all-mias/Info.txt in it (found {names}); expected {LAYOUT}"
+        f"{printable(data_dir)}: no Info.txt and no all-mias/Info.txt in it (found {names}); expected {LAYOUT}"
     )
 
 
-def belongs(data_dir: Path | str) -> bool:
+def detect(data_dir: Path | str) -> bool:
     "Whether a folder looks like a copy of this set: Info.txt beside a film named as published."
     return holds(lambda: any(NAME.fullmatch(path.stem) for path in find_root(data_dir).iterdir()))
 
@@ -86,7 +92,7 @@ def parse_row(words: list[str], where: str) -> tuple[str, str, Finding | None]:
     "Film, tissue and finding (None for NORM) of one row; refused with its place where it cannot be understood."
 
     def refuse(what, wanted):
-        return DataError(f"{where}: {shown(what)[:60]!r}; expected {wanted}")
+        return DataError(f"{where}: {printable(what)[:60]!r}; expected {wanted}")
 
     if not NAME.fullmatch(words[0]) or len(words) < 3:
         raise refuse(" ".join(words), "a row like mdb001 G CIRC B 535 425 197")
@@ -107,7 +113,7 @@ def parse_circle(words: list[str], where: str) -> tuple[float, float, float] | N
         return None
     if len(words) != 3 or not all(re.fullmatch(r"\d{1,4}", word) for word in words):
         raise DataError(
-            f"{where}: place is {shown(' '.join(words))[:60]!r}; expected x, y and radius in pixels"
+            f"{where}: place is {printable(' '.join(words))[:60]!r}; expected x, y and radius in pixels"
         )
     x, y, radius = map(float, words)
     if not (x <= SIDE and y <= SIDE and 0 < radius <= SIDE):
@@ -129,27 +135,27 @@ def read_info(path: Path) -> dict[str, Entry]:
     data = read_bytes(path)
     if len(data) > TABLE_LIMIT:
         raise DataError(
-            f"{shown(path)}: {len(data) >> 10} KiB; expected a table of at most {TABLE_LIMIT >> 10} KiB"
+            f"{printable(path)}: {len(data) >> 10} KiB; expected a table of at most {TABLE_LIMIT >> 10} KiB"
         )
     tissue, findings = {}, {}
     for number, line in enumerate(data.decode("latin-1").splitlines(), 1):
         if not line.startswith("mdb"):
             continue
-        name, kind, finding = parse_row(line.split(), f"{shown(path)}, line {number}")
+        name, kind, finding = parse_row(line.split(), f"{printable(path)}, line {number}")
         if tissue.setdefault(name, kind) != kind:
             raise DataError(
-                f"{shown(path)}, line {number}: {name} has tissue {kind}, before {tissue[name]}; "
+                f"{printable(path)}, line {number}: {name} has tissue {kind}, before {tissue[name]}; "
                 "expected one tissue a film"
             )
         findings.setdefault(name, []).append(finding)
     for name, found in findings.items():
         if None in found and len(found) > 1:
             raise DataError(
-                f"{shown(path)}: {name} is NORM and has other rows; expected one or the other"
+                f"{printable(path)}: {name} is NORM and has other rows; expected one or the other"
             )
     if not tissue:
         raise DataError(
-            f"{shown(path)}: no row that starts with mdb; expected rows like mdb001 G CIRC B 535 425 197"
+            f"{printable(path)}: no row that starts with mdb; expected rows like mdb001 G CIRC B 535 425 197"
         )
     return {name: Entry(kind, tuple(filter(None, findings[name]))) for name, kind in tissue.items()}
 
@@ -167,7 +173,7 @@ def entries(data_dir: Path | str) -> dict[Path, Entry]:
     odd = [path for path in paths if not NAME.fullmatch(path.stem)]
     if odd:
         raise DataError(
-            f"{shown(odd[0])}: expected a name like mdb001.pgm in this folder; take the file away"
+            f"{printable(odd[0])}: expected a name like mdb001.pgm in this folder; take the file away"
         )
     missing = [path.stem for path in paths if path.stem not in info]
     if missing or not paths:
@@ -177,7 +183,7 @@ def entries(data_dir: Path | str) -> dict[Path, Entry]:
             else "no films beside it"
         )
         raise DataError(
-            f"{shown(root / 'Info.txt')}: {what}; expected {LAYOUT}, a row for each film"
+            f"{printable(root / 'Info.txt')}: {what}; expected {LAYOUT}, a row for each film"
         )
     return {path: info[path.stem] for path in paths}
 
@@ -218,13 +224,15 @@ def images_in(data_dir: Path | str) -> dict[tuple[str, str], list[Path]]:
 
 def read_film(film: Film, entry: Entry) -> Scan:
     "One film with its circles."
-    pixels = read_image(film.path)
+    pixels = load_image(film.path)
     if pixels.shape[0] != pixels.shape[1]:
         raise DataError(
-            f"{shown(film.path)}: {pixels.shape[1]} x {pixels.shape[0]} pixels; expected a square, as published"
+            f"{printable(film.path)}: {pixels.shape[1]} x {pixels.shape[0]} pixels; expected a square, as published"
         )
     if pixels.dtype != np.uint8:
-        raise DataError(f"{shown(film.path)}: {pixels.dtype} pixels; expected 8 bits as published")
+        raise DataError(
+            f"{printable(film.path)}: {pixels.dtype} pixels; expected 8 bits as published"
+        )
     return Scan(pixels, mask=circles(entry, len(pixels)), mirrored=film.side == "R")
 
 

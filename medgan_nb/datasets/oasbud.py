@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DOI', 'NAME', 'SHA256', 'LICENCE', 'LAYOUT', 'FIELDS', 'LESIONS', 'MALIGNANT', 'LINES', 'DEPTHS', 'SIMULATED',
-           'find_file', 'belongs', 'files_in', 'malignant_value', 'checked_frame', 'checked_mask', 'numbers',
+           'find_file', 'detect', 'files_in', 'malignant_value', 'checked_frame', 'checked_mask', 'numbers',
            'checked_text', 'lesion_of', 'checked_birads', 'checked_class', 'opened', 'read_through', 'load', 'origin',
            'fetch', 'write_oasbud']
 
@@ -21,12 +21,12 @@ import torch
 from ..core.errors import DataError
 from ..core.files import sha256_file
 from ..data.dataset import ImageSet
-from ..data.formats.images import shown
+from ..data.formats.images import printable
 from ..data.formats.matlab import description, write_structs
-from ..data.formats.matlab import opened as structs
-from ..data.transforms import check_settings
+from ..data.formats.matlab import open_struct_array as structs
+from ..data.transforms import check_preprocessing
 from ..data.transforms import equalize as equalized
-from ..data.ultrasound import Lesion, lesion_set
+from ..data.ultrasound import Lesion, lesion_image_set
 
 # %% ../../nbs/215_datasets.oasbud.ipynb #d977a71a
 DOI = "10.5281/zenodo.545928"
@@ -46,11 +46,11 @@ def find_file(data_dir: Path | str) -> Path:
         if path.is_file():
             return path
     raise DataError(
-        f"{shown(data_dir)}: no {NAME} in it; expected {LAYOUT} (fetch it: doi.org/{DOI})"
+        f"{printable(data_dir)}: no {NAME} in it; expected {LAYOUT} (fetch it: doi.org/{DOI})"
     )
 
 
-def belongs(data_dir: Path | str) -> bool:
+def detect(data_dir: Path | str) -> bool:
     "Whether a folder looks like a copy of this set."
     return any((Path(data_dir) / name).is_file() for name in (NAME, f"OASBUD/{NAME}"))
 
@@ -164,7 +164,7 @@ def checked_birads(value, where: str) -> str:
     birads = checked_text(value, where)
     if birads[:1] not in ("3", "4", "5"):
         raise DataError(
-            f"{where}: {shown(birads[:20])!r}; expected a text beginning with 3, 4 or 5"
+            f"{where}: {printable(birads[:20])!r}; expected a text beginning with 3, 4 or 5"
         )
     return birads
 
@@ -173,14 +173,14 @@ def checked_class(value, where: str) -> int:
     "0 or 1."
     numbers(value, where, "0 or 1")
     if value.size != 1 or value.flat[0] not in (0, 1):
-        raise DataError(f"{where}: {shown(str(value.reshape(-1)[:3]))}; expected 0 or 1")
+        raise DataError(f"{where}: {printable(str(value.reshape(-1)[:3]))}; expected 0 or 1")
     return int(value.flat[0])
 
 # %% ../../nbs/215_datasets.oasbud.ipynb #88f77f38
 @contextmanager
 def opened(path: Path | str) -> Iterator[Iterator[Lesion]]:
     "The lesions of a file, checked, one after the other, while it is open."
-    name = shown(path)
+    name = printable(path)
     with structs(path, "data", FIELDS, LESIONS) as get:
         rows = range(LESIONS)
         classes = [checked_class(get("class", k), f"{name}: data({k + 1}).class") for k in rows]
@@ -230,7 +230,7 @@ def load(
     DataError
         If the file is not what it should be; the message names the field.
     """
-    check_settings(size, fit, equalize)
+    check_preprocessing(size, fit, equalize)
     path, aspect = find_file(data_dir), {"stretch": "stretch", "pad": "keep", "crop": "crop"}[fit]
     made = SIMULATED in description(path)
     about = {
@@ -239,7 +239,7 @@ def load(
         "licence": "made by medgan_nb, Apache-2.0" if made else LICENCE,
     }
     with opened(path) as lesions:
-        images = lesion_set(lesions, size, dynamic_range, aspect, drop_top, **about)
+        images = lesion_image_set(lesions, size, dynamic_range, aspect, drop_top, **about)
     films = [equalized(film, equalize) for film in images.pixels[:, 0].numpy()]
     lost = images.ids[~images.masks.flatten(1).any(1).numpy()]
     notes = (
@@ -252,7 +252,7 @@ def load(
             else []
         ),
     )
-    return replace(images, store=torch.from_numpy(np.stack(films)[:, None]), notes=notes)
+    return replace(images, pixels_store=torch.from_numpy(np.stack(films)[:, None]), notes=notes)
 
 
 def origin(path: Path) -> list[str]:
@@ -264,7 +264,7 @@ def origin(path: Path) -> list[str]:
         []
         if found == SHA256
         else [
-            f"{shown(path.name)} is not the published file (SHA-256 {found[:12]}..., "
+            f"{printable(path.name)} is not the published file (SHA-256 {found[:12]}..., "
             f"published {SHA256[:12]}...)"
         ]
     )
@@ -295,7 +295,7 @@ def fetch(folder: Path | str) -> Path:
     except (OSError, ValueError) as error:
         why = "what came is not the published file" if "hash" in str(error) else "no connection"
         raise DataError(
-            f"{shown(path)}: not there and not fetched from doi.org/{DOI} ({why}); download it elsewhere "
+            f"{printable(path)}: not there and not fetched from doi.org/{DOI} ({why}); download it elsewhere "
             f"and place it there (SHA-256 {SHA256})"
         ) from error
     return path

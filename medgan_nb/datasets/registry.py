@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from ..core.errors import ConfigError, MedganError, check_choice
-from ..data.cache import cached
+from ..data.cache import cached_image_set
 from ..data.dataset import ImageSet
-from ..data.duplicates import across_classes
-from ..data.formats.images import read_all
-from ..data.splits import audit as leaks
-from ..data.splits import duplicates
-from ..data.transforms import check_settings
+from ..data.duplicates import conflicting_labels
+from ..data.formats.images import load_all
+from ..data.splits import find_leakage as leaks
+from ..data.splits import exact_duplicates
+from ..data.transforms import check_preprocessing
 from ..data.transforms import equalize as equalized
 from .catalogue import SOURCES, Source
 
@@ -59,15 +59,15 @@ def load(
     """
     source = check_choice(name, SOURCES, "dataset")
     fit = source.fit if fit is None else fit
-    check_settings(size, fit, equalize)
+    check_preprocessing(size, fit, equalize)
     if source.simulated:
         options = {"size": size, "equalize": equalize, "seed": seed}
-        return cached(name, [], options, lambda: simulated(source, **options))
+        return cached_image_set(name, [], options, lambda: simulated(source, **options))
     where, options = needed(source, data_dir), {"size": size, "fit": fit, "equalize": equalize}
     paths = [path for found in source.files(where).values() for path in found] + source.masks(where)
     paths += source.tables(where)
     paths += [path for path in (where / "groups.csv",) if path.exists()]
-    return cached(name, paths, options, lambda: source.read(where, **options))
+    return cached_image_set(name, paths, options, lambda: source.read(where, **options))
 
 
 def fetch(name: str, folder: Path | str) -> Path:
@@ -87,7 +87,7 @@ def simulated(source: Source, size: int, equalize: str, seed: int) -> ImageSet:
     "A simulated set, equalised as real images would be."
     images = source.read(size=size, seed=seed)
     films = [equalized(film, equalize) for film in images.pixels[:, 0].numpy()]
-    return replace(images, store=torch.from_numpy(np.stack(films)[:, None]))
+    return replace(images, pixels_store=torch.from_numpy(np.stack(films)[:, None]))
 
 
 def needed(source: Source, data_dir: Path | str | None) -> Path:
@@ -116,7 +116,7 @@ def check(data_dir: Path | str) -> list[Finding]:
     The folder is checked as each published set it looks like, or else as a folder of classes.
     """
     data_dir = Path(data_dir).expanduser()
-    known = [source for source in SOURCES.values() if source.belongs(data_dir)] or [
+    known = [source for source in SOURCES.values() if source.detect(data_dir)] or [
         SOURCES["folder"]
     ]
     return [finding for source in known for finding in check_source(source, data_dir)]
@@ -136,10 +136,10 @@ def check_source(source: Source, data_dir: Path) -> list[Finding]:
         images = source.read(data_dir, size=64)
     except MedganError as error:
         paths = [path for found in files.values() for path in found]
-        damaged = read_all(
+        damaged = load_all(
             paths, lambda path: damage(path, source.decode), title="looking for damage"
         )
-        damaged += read_all(
+        damaged += load_all(
             source.masks(data_dir),
             lambda path: damage(path, source.decode_mask),
             title="looking for damage",
@@ -175,7 +175,7 @@ def miscounts(source: Source, files: dict[tuple[str, str], list[Path]]) -> list[
 def conflicts(source: Source, images: ImageSet) -> list[Finding]:
     "Exact copies under two classes and groups or copies in two parts, faults unless published so."
     found = []
-    for ids in across_classes(images, duplicates(images)):
+    for ids in conflicting_labels(images, exact_duplicates(images)):
         known = ids in source.conflicts
         what = (
             f"one picture under two classes: {', '.join(ids)}{' (as published)' if known else ''}"
@@ -183,8 +183,8 @@ def conflicts(source: Source, images: ImageSet) -> list[Finding]:
         found.append(Finding(source.name, not known, what))
     parts = (
         {}
-        if images.parts is None
-        else {name: images.of_part(name) for name in dict.fromkeys(images.parts)}
+        if images.splits is None
+        else {name: images.of_split(name) for name in dict.fromkeys(images.splits)}
     )
     return found + [
         Finding(source.name, not source.straddles, str(leak)) for leak in leaks(**parts)
@@ -232,7 +232,7 @@ def audit(name: str, data_dir: Path | str | None = None) -> Audit:
     "Counts beside the published ones, groups, exact copies at 64 pixels, and near copies where the groups are such."
     images, source, rows = load(name, data_dir), SOURCES[name], []
     published = source.counts or {}
-    parts = np.full(len(images), "all") if images.parts is None else images.parts
+    parts = np.full(len(images), "all") if images.splits is None else images.splits
     for part in dict.fromkeys(parts):
         for label, title in enumerate(images.classes):
             here = (parts == part) & (images.labels == label)
@@ -245,7 +245,7 @@ def audit(name: str, data_dir: Path | str | None = None) -> Audit:
                     "groups": len(set(images.groups[here])),
                 }
             )
-    copies = [tuple(map(str, images.ids[found])) for found in duplicates(images)]
+    copies = [tuple(map(str, images.ids[found])) for found in exact_duplicates(images)]
     pairs = sum(len(found) * (len(found) - 1) // 2 for found in copies)
     near, across = near_copies(images) if source.near_copies else ([], 0)
     return Audit(
@@ -266,7 +266,9 @@ def near_copies(images: ImageSet) -> tuple[list[tuple[str, ...]], int]:
     members = [np.flatnonzero(images.groups == group) for group in dict.fromkeys(images.groups)]
     several = [at for at in members if len(at) > 1]
     several.sort(key=lambda at: len(set(images.labels[at])) == 1)
-    return [tuple(map(str, images.ids[at])) for at in several], len(across_classes(images, several))
+    return [tuple(map(str, images.ids[at])) for at in several], len(
+        conflicting_labels(images, several)
+    )
 
 
 def listing(data_dir: Path | str | None = None) -> list[dict]:
@@ -278,7 +280,7 @@ def listing(data_dir: Path | str | None = None) -> list[dict]:
         elif not data_dir or source.name == "folder":
             found = "not looked for"
         else:
-            found = "yes" if source.belongs(Path(data_dir).expanduser()) else "no"
+            found = "yes" if source.detect(Path(data_dir).expanduser()) else "no"
         rows.append(
             {
                 "name": source.name,

@@ -18,9 +18,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from ..core.device import pick_device, pick_precision
 from ..core.errors import DataError, TrainingError
 from ..core.random import seed_all, stream
-from ..data.dataset import ImageSet, join
+from ..data.dataset import ImageSet, concat
 from ..data.splits import IMAGE_SPLIT, pixel_keys
-from ..data.transforms import flip_rotate, jitter, repeat
+from ..data.transforms import flip_rotate, jitter, oversample
 from .scores import predicted, scores
 from .training import Plan, batch_images, optimise
 
@@ -136,7 +136,7 @@ def predict(net: nn.Module, images: ImageSet, batch: int = 256) -> np.ndarray:
     """
     device, training = next(net.parameters()).device, net.training
     net.eval()
-    rows = torch.arange(len(images), device=images.rows.device).split(batch)
+    rows = torch.arange(len(images), device=images.index.device).split(batch)
     logits = torch.cat([net(images.batch(some).to(device)).float().cpu() for some in rows]).numpy()
     net.train(training)
     if not np.isfinite(logits).all():
@@ -187,7 +187,7 @@ def arms(
         )
 
     def with_more(extra):
-        return join([train, extra], f"{train.name} + {extra.name}")
+        return concat([train, extra], f"{train.name} + {extra.name}")
 
     both = with_more(synthetic)
 
@@ -198,7 +198,12 @@ def arms(
     return [
         Arm("A", "real only", train, plan),
         Arm("A_weights", "real, class weights", train, replace(plan, class_weight="balanced")),
-        Arm("A_oversample", f"real + {n} copies of {what}", with_more(repeat(few, n, seed)), plan),
+        Arm(
+            "A_oversample",
+            f"real + {n} copies of {what}",
+            with_more(oversample(few, n, seed)),
+            plan,
+        ),
         Arm(
             "A_classic",
             f"real + {n} flipped and rotated {what}",

@@ -14,8 +14,8 @@ import torch
 
 from ..core.errors import ConfigError, DataError, check_choice
 from ..core.random import stream
-from ..data.dataset import ImageSet, join
-from ..data.transforms import flip_rotate, repeat
+from ..data.dataset import ImageSet, concat
+from ..data.transforms import flip_rotate, oversample
 from .classification import Arm
 from .scores import scores
 from .statistics import corrected_t, paired_t
@@ -148,7 +148,7 @@ def mixed(
             raise ConfigError(f"arm {name} needs synthetic images; expected some")
         more["synthetic"] = class_matched(synthetic, real, mix.synthetic, seed)
     for kind, share, make in (
-        ("copies", mix.copies, repeat),
+        ("copies", mix.copies, oversample),
         ("classic", mix.classic, flip_rotate),
     ):
         if share:
@@ -157,8 +157,8 @@ def mixed(
                 for c, n in real.counts().items()
                 if round(share * n)
             ]
-            more[kind] = join(parts, kind)
-    images = join([real, *more.values()], f"{real.name} + {' + '.join(more)}") if more else real
+            more[kind] = concat(parts, kind)
+    images = concat([real, *more.values()], f"{real.name} + {' + '.join(more)}") if more else real
     steps = plan.steps_for(round(mix.length * len(real))) if mix.length else plan.steps
     return Arm(name, mix.title, images, replace(plan, steps=steps))
 
@@ -181,7 +181,7 @@ def class_matched(pool: ImageSet, real: ImageSet, share: float, seed: int) -> Im
                 torch.randperm(len(inside), generator=stream(seed, "pool", label)).numpy()[:wanted]
             ]
         )
-    return pool.take(np.concatenate(taken))
+    return pool.select(np.concatenate(taken))
 
 
 def fold_arm(
@@ -199,7 +199,7 @@ def fold_arm(
         raise ConfigError(
             f"fold {fold} of {len(folds)} images; expected one of {sorted(set(folds))} for {len(train)} images"
         )
-    return mixed(train.take(folds != fold), name, plan, seed, synthetic, mixes)
+    return mixed(train.select(folds != fold), name, plan, seed, synthetic, mixes)
 
 
 def fold_seed(seed: int, fold: int) -> int:

@@ -18,10 +18,16 @@ from skimage.restoration import denoise_bilateral, denoise_nl_means, denoise_tv_
 
 from ..core.arrays import as_images
 from ..core.errors import check_choice
-from ..metrics.features import Extractor, extract
+from ..metrics.features import FeatureNetwork, extract_features
 from ..metrics.fid import frechet_distance
 from ..metrics.intensity import mpv, mpvd
-from ..metrics.texture import compare, glcm_features, interior, sobel_magnitude, tissue
+from medgan_nb.metrics.texture import (
+    texture_distances,
+    glcm_features,
+    erode_mask,
+    sobel_magnitude,
+    foreground_mask,
+)
 
 # %% ../../nbs/625_evaluation.denoising.ipynb #4ef85d25
 DB2 = np.array([-0.12940952, -0.22414387, 0.83651630, -0.48296291])
@@ -40,8 +46,8 @@ def noise_sigma(images, masks=None) -> np.ndarray:
     """
     images = as_images(images)
     detail = correlate1d(correlate1d(images.astype(np.float64), DB2, axis=2), DB2, axis=3)
-    inner = interior(
-        interior(np.ones(images.shape, bool) if masks is None else np.asarray(masks, bool))
+    inner = erode_mask(
+        erode_mask(np.ones(images.shape, bool) if masks is None else np.asarray(masks, bool))
     )
     return np.array(
         [
@@ -125,7 +131,7 @@ def denoise(images, method: str) -> np.ndarray:
         If there is no such method.
     """
     treat, images = check_choice(method, METHODS, "method"), as_images(images)
-    sigmas = noise_sigma(images, tissue(images)) / 2
+    sigmas = noise_sigma(images, foreground_mask(images)) / 2
     grey = (images[:, 0].astype(np.float64) + 1) / 2
     treated = np.stack([treat(image, sigma) for image, sigma in zip(grey, sigmas)])
     return np.clip(2 * treated - 1, -1, 1).astype(np.float32)[:, None]
@@ -178,11 +184,11 @@ CONTROLS = {
 class Reference:
     "What every row is compared with: real images, and the generated ones before denoising."
 
-    def __init__(self, real: np.ndarray, fake: np.ndarray, extractor: Extractor | None):
+    def __init__(self, real: np.ndarray, fake: np.ndarray, extractor: FeatureNetwork | None):
         self.real, self.extractor = real, extractor
-        self.glcm = glcm_features(real, tissue(real))
-        self.features = None if extractor is None else extract(extractor, real)
-        self.energy = energy(fake, tissue(fake))
+        self.glcm = glcm_features(real, foreground_mask(real))
+        self.features = None if extractor is None else extract_features(extractor, real)
+        self.energy = energy(fake, foreground_mask(fake))
 
     def row(
         self,
@@ -194,11 +200,11 @@ class Reference:
     ) -> Row:
         "The row of these images, measured on these masks."
         pairs = min(len(self.real), len(images))
-        apart = compare(self.glcm, glcm_features(images, masks)).values()
+        apart = texture_distances(self.glcm, glcm_features(images, masks)).values()
         fd = (
             None
             if self.extractor is None
-            else frechet_distance(self.features, extract(self.extractor, images))
+            else frechet_distance(self.features, extract_features(self.extractor, images))
         )
         return Row(
             method,
@@ -218,10 +224,10 @@ class Reference:
 
 def energy(images: np.ndarray, masks: np.ndarray) -> float:
     "Mean squared Sobel magnitude on the inner pixels of the masks."
-    return float(np.square(sobel_magnitude(images)[interior(masks)], dtype=np.float64).mean())
+    return float(np.square(sobel_magnitude(images)[erode_mask(masks)], dtype=np.float64).mean())
 
 # %% ../../nbs/625_evaluation.denoising.ipynb #13b40fea
-def table(real, fake, heldout=None, extractor: Extractor | None = None) -> list[Row]:
+def table(real, fake, heldout=None, extractor: FeatureNetwork | None = None) -> list[Row]:
     """Table 2: every method on the generated images, beside real images and controls.
 
     Parameters
@@ -238,9 +244,13 @@ def table(real, fake, heldout=None, extractor: Extractor | None = None) -> list[
     list of Row
         Real images, the methods in the order of `METHODS`, the controls.
     """
-    real, fake = as_images(real, "real", rows=2), as_images(fake, "fake", rows=2)
-    reference, masks = Reference(real, fake, extractor), tissue(fake)
-    rows = [real_row(reference, None if heldout is None else as_images(heldout, "heldout", rows=2))]
+    real, fake = as_images(real, "real", min_images=2), as_images(fake, "fake", min_images=2)
+    reference, masks = Reference(real, fake, extractor), foreground_mask(fake)
+    rows = [
+        real_row(
+            reference, None if heldout is None else as_images(heldout, "heldout", min_images=2)
+        )
+    ]
     for method in METHODS:
         start = time.perf_counter()
         treated = denoise(fake, method)
@@ -254,6 +264,6 @@ def table(real, fake, heldout=None, extractor: Extractor | None = None) -> list[
 def real_row(reference: Reference, heldout: np.ndarray | None) -> Row:
     "The row of held-out real images; without these that of the reference itself, without distances."
     if heldout is not None:
-        return reference.row("real images", heldout, tissue(heldout))
-    row = reference.row("real images", reference.real, tissue(reference.real))
+        return reference.row("real images", heldout, foreground_mask(heldout))
+    row = reference.row("real images", reference.real, foreground_mask(reference.real))
     return Row(**{**vars(row), "glcm": None, "fd": None})

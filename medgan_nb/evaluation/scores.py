@@ -8,7 +8,7 @@ __all__ = ['scores', 'predicted', 'probabilities', 'ratios', 'mean_known']
 # %% ../../nbs/605_evaluation.scores.ipynb #27c1e5bf
 import numpy as np
 
-from ..core.arrays import finite
+from ..core.arrays import check_finite
 from ..core.errors import DataError
 from .statistics import auc
 
@@ -82,7 +82,7 @@ def predicted(logits) -> np.ndarray:
 
 def probabilities(logits, n_classes: int) -> np.ndarray:
     "Logits (N,) or (N, K) -> probabilities (N, K) in float64."
-    logits = finite(np.asarray(logits), "logits").astype(np.float64)
+    logits = check_finite(np.asarray(logits), "logits").astype(np.float64)
     both = np.stack([np.zeros_like(logits), logits], axis=1) if logits.ndim == 1 else logits
     if both.ndim != 2 or both.shape[1] != n_classes:
         raise DataError(

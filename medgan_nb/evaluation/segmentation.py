@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from ..core.device import pick_device, pick_precision
 from ..core.errors import DataError, TrainingError
 from ..core.random import seed_all, stream
-from ..data.dataset import ImageSet, join
-from ..data.splits import refuse_leaks
-from ..data.transforms import repeat
+from ..data.dataset import ImageSet, concat
+from ..data.splits import assert_no_leakage
+from ..data.transforms import oversample
 from .classification import Arm
 from .statistics import ends
 from .training import Plan, batch_masked, optimise
@@ -194,7 +194,7 @@ def fit_masks(
 
 def masked(images: ImageSet) -> ImageSet:
     "The set itself, refused where it has no masks or none of them marks anything."
-    if images.masks is None or not images.masks[images.rows].any():
+    if images.masks is None or not images.masks[images.index].any():
         raise DataError(f"{images.name}: no lesion is marked; expected images with masks")
     return images
 
@@ -203,7 +203,7 @@ def masked(images: ImageSet) -> ImageSet:
 def find_masks(net: nn.Module, images: ImageSet, batch: int = 64) -> Tensor:
     "Lesions found in all images, in order: bool (N, 1, H, W), where the probability is above 1/2."
     device = next(net.parameters()).device
-    rows = torch.arange(len(images), device=images.rows.device).split(batch)
+    rows = torch.arange(len(images), device=images.index.device).split(batch)
     logits = torch.cat([net.eval()(images.batch(some).to(device)).float().cpu() for some in rows])
     if not logits.isfinite().all():
         raise TrainingError(
@@ -216,9 +216,9 @@ def pseudo_masks(net: nn.Module, images: ImageSet) -> ImageSet:
     "The images (synthetic ones, as a rule) with the lesions that a trained network finds in them as their masks."
     return replace(
         images,
-        store=images.pixels,
-        masks=find_masks(net, images).to(images.store.device),
-        rows=None,
+        pixels_store=images.pixels,
+        masks=find_masks(net, images).to(images.pixels_store.device),
+        index=None,
     )
 
 # %% ../../nbs/620_evaluation.segmentation.ipynb #cfa2cc9a
@@ -237,7 +237,7 @@ def mask_arms(real: ImageSet, synthetic: ImageSet, plan: Plan, seed: int) -> lis
         Of the copies.
     """
     both = with_masks([real, synthetic], f"{real.name} + {synthetic.name}")
-    again = with_masks([real, repeat(real, len(synthetic), seed)], f"{real.name}, repeated")
+    again = with_masks([real, oversample(real, len(synthetic), seed)], f"{real.name}, repeated")
     return [
         Arm("real", "real only", real, plan),
         Arm("synthetic", f"{len(synthetic)} synthetic, marked by a network", synthetic, plan),
@@ -248,7 +248,7 @@ def mask_arms(real: ImageSet, synthetic: ImageSet, plan: Plan, seed: int) -> lis
 
 def with_masks(sets: list[ImageSet], name: str) -> ImageSet:
     "Sets joined, each of which must have masks."
-    return join([masked(images) for images in sets], name)
+    return concat([masked(images) for images in sets], name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -294,7 +294,7 @@ def mask_trial(
     DataError
         If a group (lesion, patient) or a picture is in both sets, unless the split was made by image, which marks the sets.
     """
-    refuse_leaks({"training": arm.images, "test": masked(test)})
+    assert_no_leakage({"training": arm.images, "test": masked(test)})
     seed_all(seed, "weights")
     net = build()
     started = time.perf_counter()
@@ -308,6 +308,6 @@ def mask_trial(
         seconds,
         log,
         found,
-        mask_scores(test.masks[test.rows].cpu().numpy(), found),
+        mask_scores(test.masks[test.index].cpu().numpy(), found),
         net,
     )

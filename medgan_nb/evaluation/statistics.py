@@ -13,7 +13,7 @@ import math
 import numpy as np
 from scipy import stats
 
-from ..core.arrays import finite
+from ..core.arrays import check_finite
 from ..core.errors import ConfigError, DataError
 from ..core.random import stream
 
@@ -108,7 +108,7 @@ def holm(p_values) -> np.ndarray:
 # %% ../../nbs/630_evaluation.statistics.ipynb #a4cdf64d
 def auc(labels, scores) -> float | None:
     "Area under the ROC curve of scores (N,) for labels (N,) of 0 and 1; None where only one class is present."
-    positive, scores = np.asarray(labels) == 1, finite(np.asarray(scores), "scores")
+    positive, scores = np.asarray(labels) == 1, check_finite(np.asarray(scores), "scores")
     if positive.shape != scores.shape or scores.ndim != 1:
         raise DataError(
             f"labels and scores: shapes {positive.shape} and {scores.shape}; expected one value an image"
@@ -156,7 +156,7 @@ def as_table(values, name: str) -> np.ndarray:
         raise DataError(
             f"{name}: shape {table.shape}; expected (seeds, images), a row for each seed"
         )
-    return finite(table, name).astype(np.float64)
+    return check_finite(table, name).astype(np.float64)
 
 
 def two_way_means(values: np.ndarray, groups, draws: int, seed: int) -> np.ndarray:
@@ -336,7 +336,7 @@ def corrected_t(
 def spread(values, level: float, share) -> tuple[float, float | None, float | None, float | None]:
     "Mean, interval and p against 0 of values (n,) whose mean has the variance `share(n)` times theirs."
     check_level(level)
-    x = finite(np.asarray(values), "values").astype(float)
+    x = check_finite(np.asarray(values), "values").astype(float)
     if x.ndim != 1 or not len(x):
         raise DataError(f"values: shape {x.shape}; expected (n,), at least one")
     mean, n = float(x.mean()), len(x)

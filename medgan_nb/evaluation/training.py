@@ -19,7 +19,7 @@ from ..core.device import pick_device
 from ..core.errors import ConfigError, TrainingError, check_choice
 from ..core.random import seed_all, stream
 from ..data.dataset import ImageSet, to_float
-from ..data.transforms import turn
+from ..data.transforms import flip_and_rotate
 
 # %% ../../nbs/600_evaluation.training.ipynb #cd983816
 @dataclass(frozen=True)
@@ -117,13 +117,13 @@ def batch_masked(
     images: ImageSet, rows: Tensor, plan: Plan, draw: torch.Generator, masked: bool = True
 ) -> tuple[Tensor, Tensor | None]:
     "Images of these rows as `batch_images` has them, and their masks (n, 1, H, W) as 0 and 1, moved alike."
-    rows = images.rows[rows]
-    pixels, masks = images.store[rows], images.masks[rows] if masked else None
+    rows = images.index[rows]
+    pixels, masks = images.pixels_store[rows], images.masks[rows] if masked else None
     if plan.augment:
         angle = (20 * torch.rand(len(rows), generator=draw) - 10).deg2rad().to(rows.device)
         mirror = 1 - 2.0 * torch.randint(2, (len(rows),), generator=draw).to(rows.device)
-        pixels = turn(pixels, angle, mirror, "bilinear")
-        masks = turn(masks, angle, mirror, "nearest") if masked else None
+        pixels = flip_and_rotate(pixels, angle, mirror, "bilinear")
+        masks = flip_and_rotate(masks, angle, mirror, "nearest") if masked else None
     return to_float(pixels), masks.float() if masked else None
 
 # %% ../../nbs/600_evaluation.training.ipynb #47296c35

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from uuid import uuid4
 
+from ..core.device import cpu_count
 from ..core.errors import ConfigError
-from ..data.formats.images import cores
 from .executor import Cell, attempt
 
 # %% ../../nbs/735_experiments.cluster.ipynb #d7c46358
@@ -78,7 +78,7 @@ def on_worker(
         worker.address.rpartition(":")[0].rpartition("/")[2], worker.state.nthreads
     )
     event = Event(name, client=get_client())
-    return attempt(cell, max(1, cores() // at_once), dead, seldom(event.is_set), before=before)
+    return attempt(cell, max(1, cpu_count() // at_once), dead, seldom(event.is_set), before=before)
 
 
 def seldom(ask: Callable[[], bool], every: float = 5.0) -> Callable[[], bool]:

@@ -10,8 +10,8 @@ import itertools
 import re
 from collections.abc import Iterable
 
+from ..core.device import cpu_count
 from ..core.errors import ConfigError
-from ..data.formats.images import cores
 from .cluster import Cluster
 from .executor import DONE, Cell, Work
 from .lease import Watch
@@ -57,7 +57,7 @@ def cells(study: Study, runs: Iterable[dict], common: dict) -> list[Cell]:
     made = {}
     for run in runs:
         given = {k: v for k, v in {**common, **run}.items() if v not in ("", None)}
-        checked = check_parameters(given, study.parameters)
+        checked = check_parameters(given, study.parameters, study.renamed)
         params = {name: checked[name] for name in given}
         config, _ = study.configure(params)
         folder = outputs_folder(params.get("outputs", "")) / study.name / run_id(config)
@@ -89,7 +89,7 @@ def default_jobs() -> int:
     "Runs at a time where the user names no number: one a core on a CPU (four at most), one on a GPU."
     import torch
 
-    return 1 if torch.cuda.is_available() else min(cores(), 4)
+    return 1 if torch.cuda.is_available() else min(cpu_count(), 4)
 
 
 def sweep(

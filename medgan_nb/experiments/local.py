@@ -18,17 +18,17 @@ from pathlib import Path
 
 from IPython.display import HTML, display
 
+from ..core.device import cpu_count
 from ..core.errors import DataError
-from ..data.formats.images import cores
 from .executor import DONE, HELD, STOPPED, Cell, Work, attempt, failed_since
 from .lease import Watch, held, latest
-from .status import duration, html, line, state
+from .status import format_duration, status_html, format_status, run_status
 
 # %% ../../nbs/730_experiments.local.ipynb #41cb37e4
 def threads_each(jobs: int) -> int:
     "Threads for each of some runs at a time."
     share, asked = (
-        max(1, cores() // jobs),
+        max(1, cpu_count() // jobs),
         os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip(),
     )
     return min(share, int(asked)) if asked.isdigit() and int(asked) else share
@@ -125,12 +125,12 @@ class Batch:
         return [
             {"paper": cell.paper, "run": cell.folder.name, "state": self.outcome[cell.folder.name]}
             if cell.folder.name in self.outcome
-            else state(cell.folder, cell.config)
+            else run_status(cell.folder, cell.config)
             for cell in self.cells
         ]
 
     def _repr_html_(self) -> str:
-        return f"<p>{summary(self)}</p>{html(self.states())}"
+        return f"<p>{summary(self)}</p>{status_html(self.states())}"
 
     def _ipython_display_(self) -> None:
         self.shown = display(HTML(self._repr_html_()), display_id=True)
@@ -272,21 +272,21 @@ def summary(batch: Batch) -> str:
         len(batch.cells) - len(ended),
     )
     ran = sum(text.split(": ")[0] in batch.outcome for text in batch.lines if f": {DONE}" in text)
-    pace = f", about {duration(left * spent / ran)} left" if left and ran else ""
+    pace = f", about {format_duration(left * spent / ran)} left" if left and ran else ""
     return f"{done} of {len(batch.cells)} done" + (f", {failed} failed" if failed else "") + pace
 
 
 def tell(batch: Batch, cells: list[Cell], every: float = 10.0) -> None:
     "Add a line for each run that has moved on, and redraw the table of a notebook."
     for cell in cells:
-        row = state(cell.folder, cell.config)
+        row = run_status(cell.folder, cell.config)
         key, now = f"{row['state']} {row.get('phase')}", time.monotonic()
         last, when = batch.told.get(cell.folder.name, ("", now - every))
         if row["state"].startswith("running") and (
             key != last or ("kimg" in row and now - when >= every)
         ):
             batch.told[cell.folder.name] = (key, now)
-            batch.lines.append(f"{cell.folder.name}: {line(row)}")
+            batch.lines.append(f"{cell.folder.name}: {format_status(row)}")
     last = batch.told.get("", ("", 0.0))[1]
     if batch.shown is not None and time.monotonic() - last >= 2.0:
         batch.told[""] = ("", time.monotonic())

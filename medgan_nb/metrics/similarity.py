@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WINDOW', 'each_pair', 'mse', 'psnr', 'pearson', 'correlation', 'local_mean', 'ssim_of_means', 'ssim',
-           'ssim_of_images', 'check_window', 'pair_ssim', 'random_pairs']
+           'ssim_of_images', 'check_window', 'mean_pairwise_ssim', 'random_pairs']
 
 # %% ../../nbs/525_metrics.similarity.ipynb #ee411993
 from collections.abc import Callable
@@ -131,14 +131,14 @@ def ssim_of_means(mean_a: Tensor, mean_b: Tensor, squares: Tensor, gaps: Tensor)
     return contrast.mul_(luminance).mean((-2, -1), dtype=torch.float64)
 
 # %% ../../nbs/525_metrics.similarity.ipynb #954e2791
-def ssim(a, b, batch: int = 16) -> np.ndarray:
+def ssim(a, b, batch_size: int = 16) -> np.ndarray:
     """Structural similarity of each pair, with the Gaussian window of 11 x 11 pixels.
 
     Parameters
     ----------
     a, b : array or Tensor (N, 1, H, W)
         Images in [-1, 1], H and W at least 11.
-    batch : int
+    batch_size : int
         Pairs filtered at a time; changes speed only.
 
     Returns
@@ -154,7 +154,9 @@ def ssim(a, b, batch: int = 16) -> np.ndarray:
 
     def score(x: Tensor, y: Tensor) -> Tensor:
         check_window(x)
-        return torch.cat([ssim_of_images(*pair) for pair in zip(x.split(batch), y.split(batch))])
+        return torch.cat(
+            [ssim_of_images(*pair) for pair in zip(x.split(batch_size), y.split(batch_size))]
+        )
 
     return each_pair(score, a, b)
 
@@ -176,7 +178,7 @@ def check_window(images: Tensor) -> None:
 
 # %% ../../nbs/525_metrics.similarity.ipynb #438aee5c
 @torch.inference_mode()
-def pair_ssim(images, n_pairs: int = 1000, seed: int = 0, batch: int = 8) -> float:
+def mean_pairwise_ssim(images, n_pairs: int = 1000, seed: int = 0, batch_size: int = 8) -> float:
     """Mean SSIM over random pairs of different images of one set: high where the images are alike.
 
     Parameters
@@ -187,7 +189,7 @@ def pair_ssim(images, n_pairs: int = 1000, seed: int = 0, batch: int = 8) -> flo
         Number of different pairs; all pairs where the set has no more.
     seed : int
         Seed of the draw.
-    batch : int
+    batch_size : int
         Images or pairs filtered at a time; changes speed only.
 
     Returns
@@ -200,17 +202,17 @@ def pair_ssim(images, n_pairs: int = 1000, seed: int = 0, batch: int = 8) -> flo
     DataError
         If there are fewer than two images, or the stack is not what `ssim` accepts.
     """
-    images = torch.from_numpy(as_images(images, "images", rows=2))
+    images = torch.from_numpy(as_images(images, "images", min_images=2))
     check_window(images)
     images = images[:, 0]
 
     def blur(stack):
         return local_mean(stack[None])[0].contiguous()
 
-    means = torch.cat([blur(block) for block in images.split(batch)])
-    squares = torch.cat([blur(block.square()) for block in images.split(batch)])
+    means = torch.cat([blur(block) for block in images.split(batch_size)])
+    squares = torch.cat([blur(block.square()) for block in images.split(batch_size)])
     scores = []
-    for i, j in random_pairs(len(images), n_pairs, seed).split(batch, dim=1):
+    for i, j in random_pairs(len(images), n_pairs, seed).split(batch_size, dim=1):
         gaps = blur(images[i].sub_(images[j]).square_())
         scores.append(ssim_of_means(means[i], means[j], squares[i].add_(squares[j]), gaps))
     return float(torch.cat(scores).mean())

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core.files import atomic_write
 from ..experiments.run import Run, finished_runs
-from ..experiments.status import states
+from ..experiments.status import run_statuses
 from ..experiments.study import Study, project_root
 from .page import Part, page
 from ..studies.common.verdict import COLUMNS
@@ -48,7 +48,7 @@ def chosen(study: Study, outputs: Path, preset: str | None = None) -> tuple[list
                 groups,
                 key=lambda key: (
                     PRESETS.index(key[0]),
-                    key[1] == study.real,
+                    key[1] == study.published_set,
                     max(newest(r) for r in groups[key]),
                 ),
             )
@@ -190,7 +190,7 @@ def report(
 def part_of(study: Study, outputs: Path, preset: str | None) -> Part:
     "What the page says of one study; its files are written."
     runs, source = chosen(study, outputs, preset)
-    undone = [row for row in states(outputs, [study.name]) if row["state"] != "done"]
+    undone = [row for row in run_statuses(outputs, [study.name]) if row["state"] != "done"]
     published = (
         {} if source == "published" else read_tables(published_folder() / study.name / "report")
     )

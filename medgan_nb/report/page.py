@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
-from ..experiments.estimate import took
+from ..experiments.estimate import run_seconds
 from ..experiments.run import Run
-from ..experiments.status import duration, line
+from ..experiments.status import format_duration, format_status
 from ..experiments.study import Study
 
 # %% ../../nbs/910_report.page.ipynb #ce996844
@@ -160,7 +160,7 @@ def section(part: Part) -> str:
     ]
     body = [
         head,
-        f"<p>{escape(part.study.reading(part.runs))}</p><p class=muted>{escape(basis(part))}</p>",
+        f"<p>{escape(part.study.narrative(part.runs))}</p><p class=muted>{escape(basis(part))}</p>",
         partial(part),
         "<h3>Verdicts</h3>",
         html_table(verdicts, caption),
@@ -242,7 +242,7 @@ def runs_table(runs: list[Run]) -> str:
     "What ran: name, images, time, precision; the sum, and the versions it ran on."
     rows = "".join(
         f"<tr><td>{escape(run.id)}<td class=number>{run.config['data']['n_train']}<td class=number>{run.config['data']['n_test']}"
-        f"<td class=number>{duration(took(run))}<td>{escape(str(run.config['settings'].get('precision', '')))}"
+        f"<td class=number>{format_duration(run_seconds(run))}<td>{escape(str(run.config['settings'].get('precision', '')))}"
         for run in runs
     )
     kinds = {
@@ -254,7 +254,7 @@ def runs_table(runs: list[Run]) -> str:
         for run in runs
     }
     return (
-        f"<div class=wide><table><caption>{duration(sum(map(took, runs)))} in all; {escape('; '.join(sorted(kinds)))}</caption>"
+        f"<div class=wide><table><caption>{format_duration(sum(map(run_seconds, runs)))} in all; {escape('; '.join(sorted(kinds)))}</caption>"
         f"<thead><tr><th>run<th>training images<th>test images<th>time<th>precision</thead><tbody>{rows}</tbody></table></div>"
     )
 
@@ -263,7 +263,7 @@ def undone_table(rows: list[dict]) -> str:
     "Runs that are not done, and why."
     if not rows:
         return ""
-    body = "".join(f"<tr><td>{escape(row['run'])}<td>{escape(line(row))}" for row in rows)
+    body = "".join(f"<tr><td>{escape(row['run'])}<td>{escape(format_status(row))}" for row in rows)
     return f"<div class=wide><table><caption>not done</caption><thead><tr><th>run<th>state</thead><tbody>{body}</tbody></table></div>"
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ADVERSARIAL', 'OASBUD', 'BCE', 'OASBUD_LOSSES', 'PEARSON', 'MODELS', 'dcgan_recipe', 'cgan_recipe',
            'stylegan2_recipe', 'stylegan2_ada_recipe', 'stylegan2_diffaugment_recipe', 'hybrid_recipe', 'oasbud_recipe',
-           'recipe']
+           'model_recipe']
 
 # %% ../../nbs/490_training.registry.ipynb #73b792b2
 import math
@@ -14,49 +14,46 @@ from dataclasses import replace
 from functools import partial
 
 from ..core.errors import ConfigError, check_choice
-from ..models import dcgan, hybrid, oasbud, oasbud_text, stylegan2
+from ..models import dcgan, hybrid, oasbud, stylegan2
 from .augment import AdaptiveAugment, DiffAugment
 from medgan_nb.training.losses import (
-    d_nonsaturating,
-    d_wasserstein,
-    g_minimax,
-    g_nonsaturating,
-    g_wasserstein,
+    discriminator_bce_loss,
+    critic_wasserstein_loss,
+    generator_saturating_loss,
+    generator_nonsaturating_loss,
+    generator_wasserstein_loss,
 )
-from .recipe import Penalty, Recipe
+from .recipe import Regularizer, Recipe
 from medgan_nb.training.regularizers import (
     RunningMean,
-    gradient_penalty,
-    path_length,
-    pearson_penalty,
-    pixel_penalty,
-    r1_penalty,
+    gradient_penalty_regularizer,
+    path_length_regularizer,
+    paired_pearson_regularizer,
+    paired_l1_regularizer,
+    r1_regularizer,
 )
 
 # %% ../../nbs/490_training.registry.ipynb #5b509633
-def dcgan_recipe(size: int, n_classes: int, smooth: float = 0.0) -> Recipe:
-    """DCGAN on one class or on a pool; the classes are not told to it.
-
-    Batch 64 and Adam (0.5, 0.999) at 2e-4: Radford et al. 2016, section 4, with the batch of the study (spec section 7).
-    """
+def dcgan_recipe(size: int, n_classes: int, label_smoothing: float = 0.0) -> Recipe:
+    """Unconditional DCGAN: batches of 64, Adam (0.5, 0.999) at 2e-4 (Radford et al., ICLR 2016, section 4)."""
     return Recipe(
         "dcgan",
         partial(dcgan.Generator, size),
         partial(dcgan.Discriminator, size),
-        partial(d_nonsaturating, smooth=smooth),
-        g_nonsaturating,
+        partial(discriminator_bce_loss, label_smoothing=label_smoothing),
+        generator_nonsaturating_loss,
         settings={"size": size},
     )
 
 
-def cgan_recipe(size: int, n_classes: int, smooth: float = 0.0) -> Recipe:
-    "Class-conditional DCGAN (spec section 5.3): a label embedding joins z, a label plane joins the image before D."
+def cgan_recipe(size: int, n_classes: int, label_smoothing: float = 0.0) -> Recipe:
+    "Class-conditional DCGAN: a label embedding joins z, a label plane joins the image before D."
     return Recipe(
         "cgan",
         partial(dcgan.Generator, size, n_classes=n_classes),
         partial(dcgan.Discriminator, size, n_classes=n_classes),
-        partial(d_nonsaturating, smooth=smooth),
-        g_nonsaturating,
+        partial(discriminator_bce_loss, label_smoothing=label_smoothing),
+        generator_nonsaturating_loss,
         n_classes=n_classes,
         settings={"size": size},
     )
@@ -66,17 +63,17 @@ def stylegan2_recipe(
     size: int,
     n_classes: int,
     config: str = "paper256",
-    cond: bool = True,
-    batch: int | None = None,
+    conditional: bool = True,
+    batch_size: int | None = None,
     channel_base: int | None = None,
     channel_max: int = 512,
-    latent: int = 512,
+    z_dim: int = 512,
     mapping_layers: int | None = None,
     r1_gamma: float | None = None,
     ema_kimg: float | None = None,
-    ema_ramp: float | None = None,
+    ema_rampup: float | None = None,
 ) -> Recipe:
-    """StyleGAN2 (spec sections 5 and 6): R1 every 16 steps, path length every 4, Adam (0, 0.99), style mixing 0.9.
+    """StyleGAN2 (Karras et al., CVPR 2020, appendix B): R1 every 16 steps, path length every 4, Adam (0, 0.99).
 
     Parameters
     ----------
@@ -84,11 +81,11 @@ def stylegan2_recipe(
         Side in px (32 to 256) and classes of the training set.
     config : str
         A published setting, one of `models.stylegan2.CONFIGS`; the other arguments replace single values of it.
-    cond : bool
-        Whether the networks are told the class (where there are two or more).
-    batch, channel_base, channel_max, mapping_layers, ema_kimg, ema_ramp
+    conditional : bool
+        Whether the networks are conditioned on the class (where there are two or more).
+    batch_size, channel_base, channel_max, mapping_layers, ema_kimg, ema_ramp
         See `models.stylegan2.Config` and `Generator`; a smaller `channel_base` makes narrower networks.
-    latent : int
+    z_dim : int
         Length of z and of w.
     r1_gamma : float
         Weight of R1. By default that of the configuration, which holds for 256 px and its own batch, times the number of pixels
@@ -96,45 +93,47 @@ def stylegan2_recipe(
     """
     published = check_choice(config, stylegan2.CONFIGS, "StyleGAN2 configuration")
     changes = {
-        "batch": batch,
+        "batch_size": batch_size,
         "channel_base": channel_base,
         "mapping_layers": mapping_layers,
         "ema_kimg": ema_kimg,
-        "ema_ramp": ema_ramp,
+        "ema_rampup": ema_rampup,
     }
     used = replace(published, **{key: value for key, value in changes.items() if value is not None})
     gamma = (
-        published.r1_gamma * (size / 256) ** 2 * published.batch / used.batch
+        published.r1_gamma * (size / 256) ** 2 * published.batch_size / used.batch_size
         if r1_gamma is None
         else r1_gamma
     )
     common = {
         "size": size,
-        "n_classes": n_classes if cond and n_classes > 1 else 0,
+        "n_classes": n_classes if conditional and n_classes > 1 else 0,
         "channel_base": used.channel_base,
         "channel_max": channel_max,
     }
-    of_G = {"z_dim": latent, "w_dim": latent, "mapping_layers": used.mapping_layers}
-    of_D = {"group": min(used.group, used.batch)}
+    of_G = {"z_dim": z_dim, "w_dim": z_dim, "mapping_layers": used.mapping_layers}
+    of_D = {"mbstd_group_size": min(used.mbstd_group_size, used.batch_size)}
     penalties = (
-        Penalty("r1", "D", r1_penalty, weight=gamma, every=16),
-        Penalty("path_length", "G", path_length, weight=2.0, every=4, memory=RunningMean),
+        Regularizer("r1", "D", r1_regularizer, weight=gamma, interval=16),
+        Regularizer(
+            "path_length", "G", path_length_regularizer, weight=2.0, interval=4, state=RunningMean
+        ),
     )
     return Recipe(
         "stylegan2",
         partial(stylegan2.Generator, **common, **of_G),
         partial(stylegan2.Discriminator, **common, **of_D),
-        d_nonsaturating,
-        g_nonsaturating,
-        z_dim=latent,
+        discriminator_bce_loss,
+        generator_nonsaturating_loss,
+        z_dim=z_dim,
         n_classes=common["n_classes"],
-        penalties=penalties,
+        regularizers=penalties,
         lr_g=used.lr,
         lr_d=used.lr,
         betas=(0.0, 0.99),
-        batch=used.batch,
+        batch_size=used.batch_size,
         ema_kimg=used.ema_kimg,
-        ema_ramp=used.ema_ramp,
+        ema_rampup=used.ema_rampup,
         settings={"config": config, **common, **of_G, **of_D},
     )
 
@@ -148,7 +147,7 @@ def stylegan2_ada_recipe(
     ada_kimg: float = 500.0,
     **settings,
 ) -> Recipe:
-    "StyleGAN2 with adaptive augmentation, whose p may move by 1 in `ada_kimg` (spec section 6); `settings` as for `stylegan2_recipe`."
+    "StyleGAN2 with adaptive augmentation, whose p may move by 1 in `ada_kimg` (Karras et al., NeurIPS 2020); `settings` as for `stylegan2_recipe`."
     augment = partial(
         AdaptiveAugment, pipe=augpipe, filter=ada_filter, target=ada_target, kimg=ada_kimg
     )
@@ -160,7 +159,7 @@ def stylegan2_ada_recipe(
 def stylegan2_diffaugment_recipe(
     size: int, n_classes: int, policy: str = "translation,cutout", **settings
 ) -> Recipe:
-    "StyleGAN2 with DiffAugment (spec section 6: without colour); `settings` as for `stylegan2_recipe`."
+    "StyleGAN2 with DiffAugment (Zhao et al., NeurIPS 2020), without colour; `settings` as for `stylegan2_recipe`."
     return replace(
         stylegan2_recipe(size, n_classes, **settings),
         name="stylegan2_diffaugment",
@@ -170,17 +169,17 @@ def stylegan2_diffaugment_recipe(
 
 ADVERSARIAL: dict[str, dict] = {
     "wgan_gp": dict(
-        d_loss=d_wasserstein,
-        g_loss=g_wasserstein,
-        penalties=(Penalty("gp", "D", gradient_penalty, weight=10.0),),
+        d_loss=critic_wasserstein_loss,
+        g_loss=generator_wasserstein_loss,
+        regularizers=(Regularizer("gp", "D", gradient_penalty_regularizer, weight=10.0),),
         lr_g=1e-4,
         lr_d=1e-4,
         betas=(0.0, 0.9),
         n_critic=5,
     ),
     "wgan": dict(
-        d_loss=d_wasserstein,
-        g_loss=g_wasserstein,
+        d_loss=critic_wasserstein_loss,
+        g_loss=generator_wasserstein_loss,
         clip_weights=0.01,
         lr_g=5e-5,
         lr_d=5e-5,
@@ -188,8 +187,8 @@ ADVERSARIAL: dict[str, dict] = {
         n_critic=5,
     ),
     "bce": dict(
-        d_loss=d_nonsaturating,
-        g_loss=g_nonsaturating,
+        d_loss=discriminator_bce_loss,
+        g_loss=generator_nonsaturating_loss,
         lr_g=2e-4,
         lr_d=2e-4,
         betas=(0.5, 0.999),
@@ -203,15 +202,15 @@ def hybrid_recipe(
     n_classes: int,
     kind: str = "stem",
     loss: str = "wgan_gp",
-    cond: bool = False,
+    conditional: bool = False,
     critic_norm: str = "none",
-    width: int = 256,
-    base: int = 64,
-    batch: int = 32,
+    generator_width: int = 256,
+    critic_width: int = 64,
+    batch_size: int = 32,
     lr: float | None = None,
-    betas: str = "wgan",
+    adam_betas: str = "wgan",
 ) -> Recipe:
-    """A hybrid MLP-CNN generator against a critic (spec 3, sections 5 to 7).
+    """A hybrid MLP-CNN generator against a critic (study 3).
 
     Parameters
     ----------
@@ -222,45 +221,45 @@ def hybrid_recipe(
     loss : str
         wgan_gp (Gulrajani et al. 2017: penalty 10, 5 critic steps, Adam (0, 0.9) at 1e-4), wgan (Arjovsky et al. 2017: weights clipped at 0.01, 5e-5,
         here with Adam (0, 0.9) for RMSProp) or bce (cross-entropy, one critic step, Adam (0.5, 0.999) at 2e-4).
-    cond : bool
-        Whether the networks are told the class (where there are two or more).
+    conditional : bool
+        Whether the networks are conditioned on the class (where there are two or more).
     critic_norm : str
         none, layer or batch.
-    width, base : int
+    generator_width, critic_width : int
         Channels of the generator at 8 x 8, and of the critic after its first convolution.
-    batch : int
+    batch_size : int
         Images a step.
     lr : float or None
         Learning rate of both networks in place of the loss's own.
-    betas : str
+    adam_betas : str
         dcgan for (0.5, 0.999) in place of the loss's own.
     """
-    classes = n_classes if cond and n_classes > 1 else 0
+    classes = n_classes if conditional and n_classes > 1 else 0
     used = dict(check_choice(loss, ADVERSARIAL, "loss"))
     used |= {} if lr is None else {"lr_g": lr, "lr_d": lr}
     used |= (
         {"betas": (0.5, 0.999)}
-        if check_choice(betas, ("wgan", "dcgan"), "betas") == "dcgan"
+        if check_choice(adam_betas, ("wgan", "dcgan"), "adam_betas") == "dcgan"
         else {}
     )
-    half_life = math.log(0.5) / math.log(0.999) * batch * used["n_critic"] / 1000
+    half_life = math.log(0.5) / math.log(0.999) * batch_size * used["n_critic"] / 1000
     return Recipe(
         f"hybrid_{kind}",
-        partial(hybrid.Generator, size, kind, n_classes=classes, width=width),
-        partial(hybrid.Critic, size, critic_norm, n_classes=classes, base=base),
+        partial(hybrid.Generator, size, kind, n_classes=classes, width=generator_width),
+        partial(hybrid.Critic, size, critic_norm, n_classes=classes, base=critic_width),
         z_dim=128,
         n_classes=classes,
-        batch=batch,
+        batch_size=batch_size,
         ema_kimg=half_life,
-        ema_ramp=0.05,
+        ema_rampup=0.05,
         **used,
         settings={
             "size": size,
-            "cond": classes > 0,
+            "conditional": classes > 0,
             "loss": loss,
             "critic_norm": critic_norm,
-            "width": width,
-            "base": base,
+            "generator_width": generator_width,
+            "critic_width": critic_width,
         },
     )
 
@@ -268,13 +267,16 @@ def hybrid_recipe(
 OASBUD = {
     "m0": (oasbud.GeneratorM0, oasbud.DiscriminatorM0, 64, 64, 100),
     "m1": (oasbud.GeneratorM1, oasbud.DiscriminatorM1, 32, 64, 100),
-    "text": (oasbud_text.GeneratorText, oasbud_text.DiscriminatorText, 32, 64, 512),
+    "text": (oasbud.GeneratorText, oasbud.DiscriminatorText, 32, 64, 512),
 }
-BCE = {"d_loss": partial(d_nonsaturating, smooth=0.1, smooth_fake=0.1), "g_loss": g_nonsaturating}
+BCE = {
+    "d_loss": partial(discriminator_bce_loss, label_smoothing=0.1, fake_label_smoothing=0.1),
+    "g_loss": generator_nonsaturating_loss,
+}
 OASBUD_LOSSES = {
-    "wgan_gp": {"d_loss": d_wasserstein, "g_loss": g_wasserstein},
+    "wgan_gp": {"d_loss": critic_wasserstein_loss, "g_loss": generator_wasserstein_loss},
     "ns_bce": BCE,
-    "minimax_bce": {"d_loss": d_nonsaturating, "g_loss": g_minimax},
+    "minimax_bce": {"d_loss": discriminator_bce_loss, "g_loss": generator_saturating_loss},
 }
 PEARSON = {
     "local11_mask": {},
@@ -287,21 +289,21 @@ def oasbud_recipe(
     size: int,
     n_classes: int,
     net: str = "m0",
-    fix: str = "",
+    layer_fix: str = "",
     style: str = "none",
-    spectral: str = "table",
-    mbstd: bool = False,
-    grow: str = "off",
-    adv: str = "wgan_gp",
-    pairing: str = "random_same_class",
-    lam_pix: float = 1.0,
-    lam_pear: float = 1.0,
+    spectral_norm: str = "table",
+    minibatch_stddev: bool = False,
+    growing: str = "off",
+    adversarial_loss: str = "wgan_gp",
+    reference_pairing: str = "random_same_class",
+    lambda_pixel: float = 1.0,
+    lambda_pearson: float = 1.0,
     pearson: str = "local11_mask",
     n_critic: int = 5,
-    batch: int = 16,
-    narrow: int = 1,
+    batch_size: int = 16,
+    width_divisor: int = 1,
 ) -> Recipe:
-    """The hybrids of paper 1: a critic with gradient penalty, and a generator that is also drawn to a real image of its class.
+    """The hybrids of paper 1: a critic with gradient penalty, and a generator that is also penalized for its distance to a real image of its class.
 
     Parameters
     ----------
@@ -309,66 +311,78 @@ def oasbud_recipe(
         Side in px (32 to 256) and classes.
     net : str
         m0 (Table II), m1 (Table III) or text (the prose).
-    fix, style, spectral, mbstd, grow
-        See `models.oasbud`; an empty fix is the one that reaches the size promised. `spectral` is table, both or d_only.
-    adv : str
+    layer_fix, style, spectral_norm, minibatch_stddev, growing
+        See `models.oasbud`; an empty fix is the one that reaches the size promised. `spectral_norm` is table, both or d_only.
+    adversarial_loss : str
         wgan_gp, ns_bce (targets 0.9 and 0.1) or minimax_bce.
-    pairing : str
-        Which real image a generated one is drawn to; see `training.batch`.
-    lam_pix, lam_pear : float
+    reference_pairing : str
+        Which real image a generated one is compared with; see `training.batch`.
+    lambda_pixel, lambda_pearson : float
         Weights of the mean absolute difference and of one minus the correlation; 0 leaves the term out. The paper names neither value.
     pearson : str
         local11_mask, local11 or global.
-    n_critic, batch : int
+    n_critic, batch_size : int
         Critic steps a generator step, images a step.
-    narrow : int
+    width_divisor : int
         Divides every width of the tables, for trials.
     """
     G, D, width_G, width_D, z_dim = check_choice(net, OASBUD, "network of paper 1")
     normed = {"table": (net != "m0",) * 2, "both": (True, True), "d_only": (False, True)}
-    on_G, on_D = check_choice(spectral, normed, "spectral")
-    of_G, of_D = (
-        {"spectral": on_G, "width": width_G // narrow},
-        {"spectral": on_D, "width": width_D // narrow},
-    )
-    asked = {
-        "fix": (fix, "", ("m0", "m1")),
-        "style": (style, "none", ("m0",)),
-        "mbstd": (mbstd, False, ("m1",)),
-        "grow": (grow, "off", ("m0", "m1")),
+    norm_G, norm_D = check_choice(spectral_norm, normed, "spectral_norm")
+    G_options = {"spectral": norm_G, "width": width_G // width_divisor}
+    D_options = {"spectral": norm_D, "width": width_D // width_divisor}
+    options = {
+        "layer_fix": (layer_fix, "", ("m0", "m1"), "fix"),
+        "style": (style, "none", ("m0",), "style"),
+        "minibatch_stddev": (minibatch_stddev, False, ("m1",), "mbstd"),
+        "growing": (growing, "off", ("m0", "m1"), "grow"),
     }
-    for key, (value, default, nets) in asked.items():
-        if value != default and net not in nets:
+    for name, (value, default, networks, keyword) in options.items():
+        if value == default:
+            continue
+        if net not in networks:
             raise ConfigError(
-                f"{key} is {value} for network {net}; it is an option of {' and '.join(nets)} only"
+                f"{name} is {value} for network {net}; it is an option of "
+                f"{' and '.join(networks)} only"
             )
-    of_G |= {
-        key: asked[key][0] for key in ("fix", "style", "grow") if asked[key][0] != asked[key][1]
-    }
-    of_D |= {key: asked[key][0] for key in ("mbstd", "grow") if asked[key][0] != asked[key][1]}
-    terms = [Penalty("gp", "D", gradient_penalty, weight=10.0)] if adv == "wgan_gp" else []
-    terms += [Penalty("pixel", "G", pixel_penalty, weight=lam_pix)] * (lam_pix > 0)
-    value = partial(pearson_penalty, **check_choice(pearson, PEARSON, "pearson"))
-    terms += [Penalty("pearson", "G", value, weight=lam_pear)] * (lam_pear > 0)
-    of_G |= {"style_dim": 512 // narrow} if net == "m0" else {}
+        if name != "minibatch_stddev":
+            G_options[keyword] = value
+        if name in ("minibatch_stddev", "growing"):
+            D_options[keyword] = value
+    if net == "m0":
+        G_options["style_dim"] = 512 // width_divisor
+    terms = []
+    if adversarial_loss == "wgan_gp":
+        terms.append(Regularizer("gp", "D", gradient_penalty_regularizer, weight=10.0))
+    if lambda_pixel > 0:
+        terms.append(Regularizer("pixel", "G", paired_l1_regularizer, weight=lambda_pixel))
+    correlation = partial(paired_pearson_regularizer, **check_choice(pearson, PEARSON, "pearson"))
+    if lambda_pearson > 0:
+        terms.append(Regularizer("pearson", "G", correlation, weight=lambda_pearson))
     return Recipe(
         net,
-        partial(G, size, **of_G),
-        partial(D, size, **of_D),
-        **check_choice(adv, OASBUD_LOSSES, "adv"),
+        partial(G, size, **G_options),
+        partial(D, size, **D_options),
+        **check_choice(adversarial_loss, OASBUD_LOSSES, "adversarial_loss"),
         z_dim=z_dim,
         n_classes=n_classes,
-        penalties=tuple(terms),
+        regularizers=tuple(terms),
         lr_g=1e-4,
         lr_d=1e-4,
         betas=(0.0, 0.99),
-        batch=batch,
+        batch_size=batch_size,
         n_critic=n_critic,
-        decay="cosine",
+        lr_schedule="cosine",
         clip_gradients=0.01,
-        balanced=True,
-        pairing=pairing,
-        settings={"size": size, "adv": adv, "pearson": pearson, "G": of_G, "D": of_D},
+        class_balanced=True,
+        reference_pairing=reference_pairing,
+        settings={
+            "size": size,
+            "adversarial_loss": adversarial_loss,
+            "pearson": pearson,
+            "G": G_options,
+            "D": D_options,
+        },
     )
 
 
@@ -383,7 +397,7 @@ MODELS: dict[str, Callable[..., Recipe]] = {
 }
 
 
-def recipe(name: str, size: int, n_classes: int = 1, **settings) -> Recipe:
+def model_recipe(name: str, size: int, n_classes: int = 1, **settings) -> Recipe:
     """The recipe of a model by name.
 
     Parameters

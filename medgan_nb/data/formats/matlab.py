@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMATS', 'HDF5', 'MAX_LINKS', 'FILTERS', 'MATLAB_NAMES', 'header', 'format_of', 'description', 'check_links',
-           'check_storage', 'rows_v73', 'references_of', 'value_of', 'told', 'opened', 'write_structs', 'write_v5',
-           'write_v73', 'as_dataset']
+           'check_storage', 'rows_v73', 'references_of', 'value_of', 'wrap_errors', 'open_struct_array',
+           'write_structs', 'write_v5', 'write_v73', 'as_dataset']
 
 # %% ../../../nbs/107_data.formats.matlab.ipynb #445ca50e
 import os
@@ -19,7 +19,7 @@ import numpy as np
 import scipy.io
 
 from ...core.errors import DataError, MedganError, check_choice
-from .images import looks_like, shown
+from .images import wrong_content, printable
 from .matlab_v5 import FIELD_LIMIT, LIMIT, missing, rows_v5
 
 # %% ../../../nbs/107_data.formats.matlab.ipynb #8bfef058
@@ -32,32 +32,32 @@ def header(path: Path | str) -> bytes:
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode):
-            raise DataError(f"{shown(path)}: not a regular file; expected a MATLAB file")
+            raise DataError(f"{printable(path)}: not a regular file; expected a MATLAB file")
         if info.st_size > LIMIT:
             raise DataError(
-                f"{shown(path)}: {info.st_size >> 20} MiB; expected at most {LIMIT >> 20} MiB"
+                f"{printable(path)}: {info.st_size >> 20} MiB; expected at most {LIMIT >> 20} MiB"
             )
         with open(path, "rb") as file:
             return file.read(520)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{shown(path)}: cannot be read ({reason}); check that it is there and may be read"
+            f"{printable(path)}: cannot be read ({reason}); check that it is there and may be read"
         ) from error
 
 
 def format_of(path: Path | str) -> str:
     "`v5` or `v7.3`, by the first bytes; anything else is refused."
     start = header(path)
-    found = looks_like(start)
+    found = wrong_content(start)
     if found:
-        raise DataError(f"{shown(path)}: is {found}; expected a MATLAB file")
+        raise DataError(f"{printable(path)}: is {found}; expected a MATLAB file")
     if start.startswith(HDF5) or (FORMATS.get(start[124:128]) == "v7.3" and start[512:520] == HDF5):
         return "v7.3"
     if FORMATS.get(start[124:128]) == "v5":
         return "v5"
     raise DataError(
-        f"{shown(path)}: no MATLAB file of level 5 or 7.3 by its first bytes; fetch it again, or save it "
+        f"{printable(path)}: no MATLAB file of level 5 or 7.3 by its first bytes; fetch it again, or save it "
         "with save -v7"
     )
 
@@ -83,7 +83,7 @@ def check_links(file: h5py.File) -> None:
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 kind = "an external link" if isinstance(link, h5py.ExternalLink) else "a soft link"
-                where = f"{shown(group.name.rstrip('/'))}/{shown(name)}"
+                where = f"{printable(group.name.rstrip('/'))}/{printable(name)}"
                 raise DataError(f"{where}: {kind}; expected none, nothing is followed")
             if seen > MAX_LINKS:
                 raise DataError(f"more than {MAX_LINKS} links; expected a few for each struct")
@@ -163,24 +163,26 @@ def value_of(dataset, where: str):
 
 # %% ../../../nbs/107_data.formats.matlab.ipynb #70462632
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def wrap_errors(path: Path) -> Iterator[None]:
     "Errors of reading as a `DataError` that names the file."
     try:
         yield
     except MedganError as error:
         raise (
-            error if str(error).startswith(shown(path)) else DataError(f"{shown(path)}: {error}")
+            error
+            if str(error).startswith(printable(path))
+            else DataError(f"{printable(path)}: {error}")
         ) from None
     except Exception as error:
-        reason = shown(str(error) or type(error).__name__)[:160]
+        reason = printable(str(error) or type(error).__name__)[:160]
         raise DataError(
-            f"{shown(path)}: cannot be read, truncated or corrupt ({reason}); expected a whole MATLAB "
+            f"{printable(path)}: cannot be read, truncated or corrupt ({reason}); expected a whole MATLAB "
             "file; fetch it again"
         ) from error
 
 
 @contextmanager
-def opened(
+def open_struct_array(
     path: Path | str, variable: str, fields: Sequence[str], count: int
 ) -> Iterator[Callable]:
     """A struct array of a .mat file as a function (field, row from 0) -> array or text, while the file is open.
@@ -203,14 +205,14 @@ def opened(
     """
     path = Path(path)
     with ExitStack() as stack:
-        with told(path):
+        with wrap_errors(path):
             if format_of(path) == "v5":
                 get = rows_v5(path, variable, fields, count)
             else:
                 get = rows_v73(stack.enter_context(h5py.File(path, "r")), variable, fields, count)
 
         def read(field: str, row: int):
-            with told(path):
+            with wrap_errors(path):
                 return get(field, row)
 
         yield read

@@ -18,7 +18,7 @@ import numpy as np
 import scipy.io
 
 from ...core.errors import DataError
-from .images import shown
+from .images import printable
 
 # %% ../../../nbs/108_data.formats.matlab_v5.ipynb #90ee948a
 LIMIT, FIELD_LIMIT = 2 << 30, 64 << 20
@@ -181,7 +181,7 @@ def missing(variable: str, fields: Sequence[str], names: Sequence[str]) -> None:
     absent = [field for field in fields if field not in names]
     if absent:
         raise DataError(
-            f"{variable}: fields {', '.join(shown(name) for name in names)[:120]}; "
+            f"{variable}: fields {', '.join(printable(name) for name in names)[:120]}; "
             f"expected also {', '.join(absent)}"
         )
 

@@ -17,16 +17,18 @@ from ...metrics.fid import frechet_distance
 from ...metrics.similarity import pearson, psnr, ssim
 from ..common.generated import same_class_pairs
 from ...training.batch import Batch
-from ...training.callbacks import Watch
+from ...training.callbacks import Callback
 from ...training.checkpoint import restore
 from ...training.step import State
 
 # %% ../../../nbs/822_studies.p1.callbacks.ipynb #4ae2257d
-class AuxClassifier(Watch):
+class AuxClassifier(Callback):
     """A classifier that takes one step of Adam after each step of the GAN, on its real and its generated images.
 
     Parameters
     ----------
+    name : str
+        Name of the classifier; it identifies the run's checkpoints.
     network : Module
         Images (N, 1, size, size) -> logits (N, 2) or more; has `features`.
     size : int
@@ -35,15 +37,13 @@ class AuxClassifier(Watch):
         Adam's learning rate.
     """
 
-    def __init__(self, network: nn.Module, size: int, lr: float = 1e-3):
+    def __init__(self, name: str, network: nn.Module, size: int, lr: float = 1e-3):
         super().__init__()
-        self.network, self.size = network, size
+        self.name, self.network, self.size = name, network, size
         self.optimiser = torch.optim.Adam(network.parameters(), lr=lr)
 
     def describe(self) -> dict:
-        return {
-            "auxiliary": [type(self.network).__name__, self.size, self.optimiser.defaults["lr"]]
-        }
+        return {"auxiliary": [self.name, self.size, self.optimiser.defaults["lr"]]}
 
     def get_extra_state(self) -> dict:
         return {"optimiser": self.optimiser.state_dict()}
@@ -59,7 +59,7 @@ class AuxClassifier(Watch):
             else interpolate(x, size=self.size, mode="bilinear", align_corners=False)
         )
 
-    def after(
+    def on_step(
         self, state: State, batch: Batch, x_fake: Tensor, y_fake: Tensor | None
     ) -> dict[str, Tensor]:
         self.network.train()
@@ -95,7 +95,7 @@ def mean_distance(x: Tensor, most: int = 64) -> float:
     return float(distance.sum() / (len(flat) * (len(flat) - 1)))
 
 # %% ../../../nbs/822_studies.p1.callbacks.ipynb #365e1548
-class Curves(Watch):
+class Curves(Callback):
     """Measures samples at each tick; `auxiliary` is the name of the `AuxClassifier` among the watches.
 
     Parameters
@@ -112,15 +112,15 @@ class Curves(Watch):
         self, train: ImageSet, held: ImageSet, seed: int, auxiliary: str = "aux", most: int = 64
     ):
         super().__init__()
-        self.images = held.take(np.random.default_rng(seed).permutation(len(held))[:most])
+        self.images = held.select(np.random.default_rng(seed).permutation(len(held))[:most])
         self.train_images, self.seed, self.auxiliary = train, seed, auxiliary
         self.paired = held.batch(torch.as_tensor(same_class_pairs(self.images, held, seed)))
 
     def describe(self) -> dict:
         return {"curves": [len(self.images), self.seed, self.images.fingerprint[:12]]}
 
-    def tick(self, state: State, row: dict) -> dict[str, float]:
-        aux, labels = state.watch[self.auxiliary], torch.as_tensor(self.images.labels)
+    def on_log(self, state: State, row: dict) -> dict[str, float]:
+        aux, labels = state.callbacks[self.auxiliary], torch.as_tensor(self.images.labels)
         fake = aux.enlarged(sample(state, labels, self.seed))
         features, logits = aux.read(fake)
         kl, score = inception_scores(logits)

@@ -23,9 +23,9 @@ from ...evaluation.segmentation import PAPER_PLAN, mask_arms, mask_trial, pseudo
 from ...evaluation.statistics import group_bootstrap, t_interval, wilson
 from ...experiments.run import Run
 from ...metrics.similarity import pearson, psnr, ssim
-from ...metrics.speckle import compare, from_bmode
-from ...models.classifiers import UNet
-from ..common.extractor import keep_reader, reader_extractor
+from ...metrics.speckle import compare_speckle, envelope_from_bmode
+from ...models.unet import UNet
+from ..common.feature_networks import save_classifier, classifier_features
 from medgan_nb.studies.common.generated import (
     Compared,
     coverage_rows,
@@ -55,7 +55,7 @@ def clf_plan(settings: dict) -> Plan:
 
 def classify_images(run: Run, synthetic: ImageSet) -> dict:
     "Train the table's classifier once; true classes and calls, a digit an image, of `Real`, `G`, `H`, `H_all`; and the weights it began with."
-    few = synthetic.take(np.arange(min(len(synthetic), 2 * PER_CLASS)))
+    few = synthetic.select(np.arange(min(len(synthetic), 2 * PER_CLASS)))
 
     def make() -> dict:
         kept, seed = [], run.config["params"]["seed"]
@@ -71,7 +71,7 @@ def classify_images(run: Run, synthetic: ImageSet) -> dict:
             device=run.device,
         )
         net, init, note = kept[0]
-        keep_reader(run, net)
+        save_classifier(run, net)
         calls = {
             "Real": predicted(outcome.logits),
             "G": predicted(predict(net, few)),
@@ -96,7 +96,7 @@ def classify_images(run: Run, synthetic: ImageSet) -> dict:
             "rows": {name: {"truth": text(a), "calls": text(b)} for name, (a, b) in rows.items()},
         }
 
-    return run.stage("classify", make)
+    return run.cached("classify", make)
 
 # %% ../../../nbs/823_studies.p1.evaluate.ipynb #cb303dc2
 def segment_images(run: Run, synthetic: ImageSet) -> dict:
@@ -125,7 +125,7 @@ def segment_images(run: Run, synthetic: ImageSet) -> dict:
             ]
         pictures = {
             "test": test.pixels[:8],
-            "truth": test.masks[test.rows][:8].to(torch.uint8),
+            "truth": test.masks[test.index][:8].to(torch.uint8),
             "synthetic": marked.pixels[:8],
             "marked": marked.masks[:8].to(torch.uint8),
         }
@@ -141,7 +141,7 @@ def segment_images(run: Run, synthetic: ImageSet) -> dict:
 
         return {"marked": share, "arms": {d.arm: plain(d.scores) for d in done}}
 
-    return run.stage("segment", make)
+    return run.cached("segment", make)
 
 
 def mask_pictures(run: Run) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ def collapse_runs(run: Run) -> dict[float, Trained]:
     half = max(1, run.settings["epochs"] // 2)
     made = {}
     for weight in LAMBDAS:
-        run.report("collapse experiment", lam_pix=weight)
+        run.write_progress("collapse experiment", lam_pix=weight)
         made[weight] = train(
             made_of(
                 run.config["params"]["model"], run.settings | {"lam_pix": weight, "grow": "off"}
@@ -167,7 +167,7 @@ def collapse_runs(run: Run) -> dict[float, Trained]:
             seed=run.config["params"]["seed"],
             folder=run.folder / "collapse" / f"lam{weight:g}",
             device=run.device,
-            precision={"bfloat16": "bf16", "float32": "fp32"}[run.settings["precision"]],
+            precision=run.settings["precision"],
             ticks=5,
             bar=False,
         )
@@ -232,7 +232,7 @@ def leakage(run: Run) -> dict[str, list[dict]]:
                     "shared": int(np.isin(parts["test"].groups, parts["train"].groups).sum()),
                 }
 
-            found[way].append(run.stage(f"leak-{way}-{k}", make))
+            found[way].append(run.cached(f"leak-{way}-{k}", make))
     return found
 
 
@@ -276,7 +276,7 @@ def leakage_rows(found: dict[str, list[dict]]) -> list[dict]:
 def pair_rows(run: Run, synthetic: ImageSet) -> list[dict]:
     "Rows of table `quality` for SSIM, PSNR and PCC of random pairs of a class; floor: held-out with training scans; copy: training with held-out."
     held, seed, rows = run.data["test"], run.config["params"]["seed"], []
-    few = synthetic.take(np.arange(min(len(synthetic), 200)))
+    few = synthetic.select(np.arange(min(len(synthetic), 200)))
     pairs = {"fake": (few, held), "floor": (held, run.data["train"])}
     for column, metric in (("SSIM", ssim), ("PSNR (dB)", psnr), ("PCC", pearson)):
         value = {}
@@ -306,12 +306,12 @@ def speckle_rows(run: Run, synthetic: ImageSet) -> list[dict]:
     "Rows of table `speckle`: signal-to-noise ratio, Nakagami m and correlation widths of generated pictures, with real ones as the floor."
     held, few = (
         run.data["test"],
-        synthetic.take(np.arange(min(len(synthetic), len(run.data["test"])))),
+        synthetic.select(np.arange(min(len(synthetic), len(run.data["test"])))),
     )
     window = max(3, run.settings["size"] // 4 // 2 * 2 + 1)
-    found = compare(
-        from_bmode(held.batch().cpu()),
-        from_bmode(few.batch().cpu()),
+    found = compare_speckle(
+        envelope_from_bmode(held.batch().cpu()),
+        envelope_from_bmode(few.batch().cpu()),
         window=window,
         groups=held.groups,
     )
@@ -351,7 +351,7 @@ def results(
     )
     sets, extractor = (
         Compared(synthetic, run.data["train"], run.data["pool"], run.data["test"]),
-        reader_extractor(run, classifier(run.settings, "random")[0]),
+        classifier_features(run, classifier(run.settings, "random")[0]),
     )
     rows = (
         pair_rows(run, synthetic)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...data.dataset import ImageSet
-from ...data.ultrasound import DEPTH_STEP, LINE_STEP, bmode, envelope
+from ...data.ultrasound import DEPTH_STEP_MM, LINE_STEP_MM, bmode, envelope
 from ...datasets import oasbud
 from ...experiments.run import Run
 from ...simulation.ultrasound_rf import simulated_lesions
@@ -20,8 +20,8 @@ from ..common.generated import Compared, nearest_pairs
 from .evaluate import collapse_runs, mask_pictures
 from .tables import collapse_bars
 from ...training.callbacks import FADE_STEPS, FADES, fade_curve
-from ...viz.grid import blank_figure, image_grid
-from ...viz.panels import line_panels
+from ...viz.curves import line_panels
+from ...viz.grid import image_grid, new_figure
 
 # %% ../../../nbs/825_studies.p1.figures.ipynb #8f15769e
 def first_frame(run: Run, data_dir: str) -> np.ndarray | None:
@@ -44,13 +44,13 @@ def rf_figure(run: Run, data_dir: str = "") -> Figure:
         return image_grid(
             run.data["train"].batch()[:4], columns=4, title="B-mode as published: no RF here"
         )
-    figure = blank_figure(9.5, 3.4)
+    figure = new_figure(9.5, 3.4)
     left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1.4, 1))
-    extent = (0, frame.shape[1] * LINE_STEP, frame.shape[0] * DEPTH_STEP, 0)
+    extent = (0, frame.shape[1] * LINE_STEP_MM, frame.shape[0] * DEPTH_STEP_MM, 0)
     limit = float(np.quantile(np.abs(frame), 0.99))
     left.imshow(frame, cmap="gray", vmin=-limit, vmax=limit, extent=extent, interpolation="nearest")
     left.set(title="RF", xlabel="mm", ylabel="depth, mm")
-    line, depth = frame.shape[1] // 2, np.arange(frame.shape[0]) * DEPTH_STEP
+    line, depth = frame.shape[1] // 2, np.arange(frame.shape[0]) * DEPTH_STEP_MM
     shown = slice(frame.shape[0] // 3, frame.shape[0] // 3 + 200)
     middle.plot(depth[shown], frame[shown, line], lw=0.7, label="RF of one line")
     middle.plot(depth[shown], np.asarray(envelope(frame))[shown, line], label="envelope")
@@ -88,7 +88,7 @@ def masks_figure(run: Run, n: int = 6) -> Figure:
     "Held-out scans with the drawn lesion (green), U-Net A's (blue) and U-Net B's (red); below, generated images with A's pseudo-masks (blue)."
     found = mask_pictures(run)
     n = min(n, len(found["test"]), len(found["synthetic"]))
-    figure = blank_figure(1.5 * n, 3.5)
+    figure = new_figure(1.5 * n, 3.5)
     grid = figure.subplots(2, n, squeeze=False)
     for k in range(n):
         marks = {
@@ -109,7 +109,7 @@ def masks_figure(run: Run, n: int = 6) -> Figure:
 
 # %% ../../../nbs/825_studies.p1.figures.ipynb #4e240209
 def nearest(run: Run, synthetic: ImageSet) -> tuple[Tensor, Tensor, np.ndarray]:
-    "The generated images nearest to a training scan, those scans, and the distances, for `viz.grid.neighbours`."
+    "The generated images nearest to a training scan, those scans, and the distances, for `viz.grid.nearest_neighbor_grid`."
     return nearest_pairs(Compared(synthetic, run.data["train"], run.data["pool"], run.data["test"]))
 
 

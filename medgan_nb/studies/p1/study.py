@@ -21,17 +21,17 @@ from ...data import splits as split
 from ...data.dataset import ImageSet, to_pixels
 from ...datasets import registry as sources
 from ...experiments.run import Run
-from ...experiments.study import Study, changed_settings, configuration, resolve
-from ...models.classifiers import SmallCNN, reader
-from ...models.oasbud_blocks import growing_sides
+from ...experiments.study import Study, changed_settings, build_config, resolve
+from ...models.classifiers import SmallCNN, build_classifier
+from ...models.progressive import growth_resolutions
 from ..common.generated import save_pngs
 from . import tables as p1_tables
 from .callbacks import AuxClassifier, Curves
-from ...training.batch import mirror_turn_scale
-from ...training.callbacks import EarlyStop, Growth
+from ...training.batch import flip_rotate_scale
+from ...training.callbacks import EarlyStop, ProgressiveGrowing
 from ...training.loop import Trained, train
 from ...training.recipe import Recipe
-from ...training.registry import OASBUD, recipe
+from ...training.registry import OASBUD, model_recipe
 
 # %% ../../../nbs/820_studies.p1.study.ipynb #8b9f7b76
 PARAMETERS = {
@@ -190,7 +190,7 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
         made.G()
     images = load_images(params["dataset"], params["data_dir"], settings["size"], settings["fit"])
     parts = make_parts(images, settings["split"], params["seed"])
-    split.refuse_leaks(parts)
+    split.assert_no_leakage(parts)
     used = {
         "all": images,
         "pool": parts["train"],
@@ -202,8 +202,8 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     params["dataset_size"] = len(set(used["train"].groups))
     if settings["early_stop"] != "off":
         used |= stopped_by(used["train"], settings["split"], params["seed"])
-    changed = changed_settings(settings, PRESETS[params["preset"]] | OPTIONS, without=("parts",))
-    return configuration(
+    changed = changed_settings(settings, PRESETS[params["preset"]] | OPTIONS, ignore=("parts",))
+    return build_config(
         "p1",
         params,
         settings,
@@ -214,7 +214,7 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
         groups={part: len(set(s.groups)) for part, s in used.items()},
         n_train=len(used["train"]),
         n_test=len(used["test"]),
-        lesion_share=float(images.masks[images.rows].float().mean()),
+        lesion_share=float(images.masks[images.index].float().mean()),
     ), used
 
 
@@ -230,7 +230,7 @@ def load_images(dataset: str, data_dir: str, size: int, fit: str) -> ImageSet:
             f"{images.name}: classes {', '.join(images.classes)}{'' if images.masks is not None else ', no masks'}; this study needs benign and "
             "malignant lesions with masks: oasbud, busi or a simulated breast ultrasound set"
         )
-    kept = images.take(np.isin(images.labels, [names.index(name) for name in CLASSES]))
+    kept = images.select(np.isin(images.labels, [names.index(name) for name in CLASSES]))
     return replace(
         kept,
         labels=np.array([CLASSES.index(names[label]) for label in kept.labels]),
@@ -241,51 +241,45 @@ def load_images(dataset: str, data_dir: str, size: int, fit: str) -> ImageSet:
 def make_parts(images: ImageSet, way: str, seed: int) -> dict[str, ImageSet]:
     "Training pool and held-out fifth, by lesion or by scan."
     test = round(0.2 * len(images))
-    return split.train_test(
+    return split.fixed_test_split(
         images, test, len(images) - test, seed, {"lesion": "group", "scan": "image"}[way]
     )
 
 
 def first_lesions(pool: ImageSet, n: int, seed: int) -> ImageSet:
     "The images of n lesions of a pool, classes in its shares, nested in n; 0 means all."
-    order = split.nested_order(pool, seed)
+    order = split._nested_order(pool, seed)
     lesions = list(dict.fromkeys(pool.groups[order]))
     if n > len(lesions):
         raise DataError(f"dataset_size is {n} lesions; {pool.name} has {len(lesions)} for training")
-    return pool.take(np.isin(pool.groups, lesions[:n])) if n else pool
+    return pool.select(np.isin(pool.groups, lesions[:n])) if n else pool
 
 
 def stopped_by(train: ImageSet, way: str, seed: int) -> dict[str, ImageSet]:
     "The training images less a tenth, part `stop`, by lesion or by scan: an early stop looks at these, not at the held-out fifth that scores the run."
-    return {"lesion": split.by_group, "scan": split.by_image}[way](
+    return {"lesion": split.group_split, "scan": split.image_split}[way](
         train, {"train": 0.9, "stop": 0.1}, seed
     )
 
 # %% ../../../nbs/820_studies.p1.study.ipynb #614a7217
 def made_of(model: str, settings: dict) -> Recipe:
     "The recipe of a model at a run's settings."
-    keys = (
-        "fix",
-        "style",
-        "spectral",
-        "mbstd",
-        "grow",
-        "adv",
-        "pairing",
-        "lam_pix",
-        "lam_pear",
-        "pearson",
-        "n_critic",
-        "batch",
-        "narrow",
-    )
-    made = recipe(
+    same_name = ("fix", "style", "spectral", "mbstd", "grow", "pearson", "n_critic")
+    made = model_recipe(
         check_choice(model, list(OASBUD), "model"),
         settings["size"],
         2,
-        **{key: settings[key] for key in keys},
+        **{key: settings[key] for key in same_name},
+        loss=settings["adv"],
+        reference_pairing=settings["pairing"],
+        lambda_pix=settings["lam_pix"],
+        lambda_pear=settings["lam_pear"],
+        batch_size=settings["batch"],
+        width_divisor=settings["narrow"],
     )
-    return replace(made, lr_g=settings["lr"], lr_d=settings["lr"], distort=mirror_turn_scale)
+    return replace(
+        made, lr_g=settings["lr"], lr_d=settings["lr"], real_augmentation=flip_rotate_scale
+    )
 
 
 def watches(run: Run) -> dict[str, Callable]:
@@ -293,14 +287,16 @@ def watches(run: Run) -> dict[str, Callable]:
     s, images = run.settings, run.data["train"]
     epoch = len(images) / 1000
     build = {
-        "aux": lambda: AuxClassifier(classifier(s, "random")[0], s["size"]),
+        "aux": lambda: AuxClassifier(s["classifier"], classifier(s, "random")[0], s["size"]),
         "curves": lambda: Curves(
             images, run.data.get("stop", run.data["test"]), run.config["params"]["seed"]
         ),
     }
     if s["grow"] != "off":
         wait = max(0.02 * s["epochs"], 2 * s["epochs"] / s["ticks"]) * epoch
-        build["growth"] = lambda: Growth(growing_sides(s["size"], s["grow"]), "fd", wait, s["fade"])
+        build["growth"] = lambda: ProgressiveGrowing(
+            growth_resolutions(s["size"], s["grow"]), "fd", wait, s["fade"]
+        )
     if s["early_stop"] == "pcc":
         build["early_stop"] = lambda: EarlyStop(
             "pcc", 0.01, 0.05 * s["epochs"] * epoch, 0.2 * s["epochs"] * epoch
@@ -312,13 +308,13 @@ def classifier(settings: dict, init: str) -> tuple[nn.Module, str, str]:
     "A network with two logits, `features` and `last`; the weights it starts from, and a note where those are not the ones asked for."
     if settings["classifier"] == "small_cnn":
         return SmallCNN(settings["size"], 2), "random", ""
-    return reader(settings["classifier"], 2, settings["size"], init)
+    return build_classifier(settings["classifier"], 2, settings["size"], init)
 
 
 def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
     "Train the GAN of a run, or go on with it, or read it back."
     kimg = run.settings["epochs"] * len(run.data["train"]) / 1000
-    run.report("training the GAN", kimg=kimg)
+    run.write_progress("training the GAN", kimg=kimg)
     return train(
         made_of(run.config["params"]["model"], run.settings),
         run.data["train"],
@@ -326,9 +322,9 @@ def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
         seed=run.config["params"]["seed"],
         folder=run.folder,
         device=run.device,
-        precision={"bfloat16": "bf16", "float32": "fp32"}[run.settings["precision"]],
+        precision=run.settings["precision"],
         ticks=run.settings["ticks"],
-        watch=watches(run),
+        callbacks=watches(run),
         hooks=hooks,
     )
 
@@ -349,7 +345,7 @@ def synthesise(run: Run, trained: Trained) -> ImageSet:
         simulated=run.config["data"]["simulated"],
         licence=f"generated from {run.config['data']['name']}",
     )
-    save_pngs(run.folder / "synthetic", made.take(np.arange(min(2 * n, 200))), seed)
+    save_pngs(run.folder / "synthetic", made.select(np.arange(min(2 * n, 200))), seed)
     return made
 
 # %% ../../../nbs/820_studies.p1.study.ipynb #d6bf87b4
@@ -385,20 +381,22 @@ SYSTEM = (
 )
 
 STUDY = Study(
-    "p1",
-    "PGGAN + StyleGAN hybrids with a Pearson loss on breast ultrasound",
-    "p1_oasbud_hybrid",
-    "A class-conditional GAN trained on 200 scans of 100 lesions makes images that a classifier calls as asked in 82 % of cases, and that alone train "
-    "a U-Net to a Dice of 74.8 % on real scans; Model 0 is better than Model 1.",
-    PARAMETERS,
-    PRESETS,
-    tuple(OASBUD),
-    "oasbud",
-    "simulated_oasbud",
-    grid,
-    configure,
-    p1_tables.tables,
-    p1_tables.figures,
-    p1_tables.summary,
-    p1_tables.reading,
+    name="p1",
+    title="PGGAN + StyleGAN hybrids with a Pearson loss on breast ultrasound",
+    notebook="p1_oasbud_hybrid",
+    claim=(
+        "A class-conditional GAN trained on 200 scans of 100 lesions makes images that a classifier calls as asked in 82 % of cases, and that alone train "
+        "a U-Net to a Dice of 74.8 % on real scans; Model 0 is better than Model 1."
+    ),
+    parameters=PARAMETERS,
+    presets=PRESETS,
+    models=tuple(OASBUD),
+    published_set="oasbud",
+    simulated_set="simulated_oasbud",
+    grid=grid,
+    configure=configure,
+    tables=p1_tables.tables,
+    figures=p1_tables.figures,
+    markdown_table=p1_tables.summary,
+    narrative=p1_tables.reading,
 )

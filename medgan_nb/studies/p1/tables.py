@@ -18,7 +18,7 @@ from ...core.files import read_json
 from ...evaluation.statistics import wilson
 from ...experiments.run import Run
 from ...models import oasbud
-from ...models.oasbud_blocks import stage_table
+from ...models.summary import summary as layer_summary
 from medgan_nb.studies.common.verdict import (
     labelled,
     markdown,
@@ -29,8 +29,8 @@ from medgan_nb.studies.common.verdict import (
     row,
 )
 from .audit import audit_table, figures_of
-from ...viz.curves import bars
-from ...viz.panels import line_panels
+from ...viz.charts import bar_chart
+from ...viz.curves import line_panels
 
 # %% ../../../nbs/824_studies.p1.tables.ipynb #e381e359
 NAMES = {"m0": "M0", "m1": "M1", "text": "T"}
@@ -104,7 +104,7 @@ def layer_rows(table: str) -> tuple[dict, ...]:
             torch.zeros(1, dtype=torch.int64),
             torch.zeros(1, 1, 256, 256),
         )
-        stages = {"G": stage_table(G, z, y), "D": stage_table(D, x, y)}
+        stages = {"G": layer_summary(G, z, y), "D": layer_summary(D, x, y)}
     rows, at = [], {"G": 0, "D": 0}
     for r in reference(f"1-table{table}-layers"):
         if r["network"] not in stages:
@@ -468,12 +468,14 @@ def collapse_bars(runs: list[Run]) -> Figure | None:
         {
             "label": r["row"].replace(" lam_pix = ", "\nλ = "),
             "value": r["ours"],
-            "low": r["low"],
-            "high": r["high"],
+            "ci_low": r["low"],
+            "ci_high": r["high"],
         }
         for r in rows
     ]
-    return bars(shown, "mean distance of samples", levels={"held-out scans": rows[0]["floor"]})
+    return bar_chart(
+        shown, "mean distance of samples", reference_lines={"held-out scans": rows[0]["floor"]}
+    )
 
 
 def figures(runs: list[Run]) -> dict[str, Figure]:

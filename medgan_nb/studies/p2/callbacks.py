@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from ...core.files import atomic_write, read_lines
+from ...core.files import atomic_write, read_jsonl
 from ...data.dataset import ImageSet
-from ...metrics.features import Extractor, extract
+from ...metrics.features import FeatureNetwork, extract_features
 from ...metrics.fid import frechet_distance
 from ..common.generated import class_labels
 from ...training.checkpoint import write
@@ -26,7 +26,7 @@ from ...viz.curves import curve_with_band
 def watch(
     folder: Path,
     images: ImageSet,
-    extractor: Extractor,
+    extractor: FeatureNetwork,
     seed: int,
     points: int = 10,
     n: int = 200,
@@ -37,7 +37,7 @@ def watch(
     Lines go to `trajectory.jsonl` (`kimg`, `distance`), the best average to `best.safetensors`. After a resume, lines of work that was lost are dropped.
     """
     real, labels = (
-        extract(extractor, images.batch()),
+        extract_features(extractor, images.batch()),
         torch.as_tensor(class_labels(images, n, seed)),
     )
     path, every = folder / "trajectory.jsonl", max(1, ticks // points)
@@ -48,9 +48,11 @@ def watch(
         seen = Trained(state.recipe, state.G_ema.eval(), state.D, log, state.kimg, state.seconds)
         distance = frechet_distance(
             real,
-            extract(extractor, seen.sample(n, seed, labels if state.recipe.n_classes else None)),
+            extract_features(
+                extractor, seen.sample(n, seed, labels if state.recipe.n_classes else None)
+            ),
         )
-        rows = [row for row in read_lines(path) if row["kimg"] < round(state.kimg, 4)]
+        rows = [row for row in read_jsonl(path) if row["kimg"] < round(state.kimg, 4)]
         if distance < min((row["distance"] for row in rows), default=float("inf")):
             write(folder / "best.safetensors", dict(state.G_ema.state_dict()))
         rows.append({"kimg": round(state.kimg, 4), "distance": distance})

@@ -53,7 +53,7 @@ def parted(images: ImageSet, n_test: int, seed: int, way: str) -> dict[str, Imag
         raise DataError(
             f"{images.name}: {len(images)} images; expected enough to set {max(n_test, 1)} or more aside for the test and train on the rest"
         )
-    cut = {"group": split.by_group, "image": split.by_image}[way]
+    cut = {"group": split.group_split, "image": split.image_split}[way]
     return cut(images, {"pool": len(images) - n_test, "test": n_test}, seed)
 
 
@@ -69,7 +69,7 @@ def each_split(
                     way,
                     seed,
                     n,
-                    split.subset(parts["pool"], min(n, len(parts["pool"])), seed),
+                    split.nested_subset(parts["pool"], min(n, len(parts["pool"])), seed),
                     parts["test"],
                 )
 
@@ -159,9 +159,9 @@ def at_side(images: ImageSet, side: int) -> ImageSet:
     "The images reduced to side x side pixels, without masks."
     return replace(
         images,
-        store=to_pixels(interpolate(images.batch().cpu(), (side, side), mode="area")),
+        pixels_store=to_pixels(interpolate(images.batch().cpu(), (side, side), mode="area")),
         masks=None,
-        rows=None,
+        index=None,
     )
 
 
@@ -170,7 +170,7 @@ def trained_accuracy(
 ) -> float:
     "Share of test images that the small classifier calls rightly after training."
     seed_all(seed, "weights")
-    net = SmallCNN(train.store.shape[-1], len(train.classes))
+    net = SmallCNN(train.pixels_store.shape[-1], len(train.classes))
     classify.fit(net, train, plan, seed, device=device)
     return float((predicted(classify.predict(net, test)) == test.labels).mean())
 

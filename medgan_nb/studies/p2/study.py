@@ -26,9 +26,9 @@ from ...datasets.busi import TEST, TRAIN
 from ...evaluation import classification as classify
 from ...evaluation.cross_validation import PAPER_PLAN, assign_folds, fold_arm, fold_seed
 from ...experiments.run import Run
-from ...experiments.study import Study, changed_settings, configuration, resolve
-from ...models.classifiers import reader
-from ..common.extractor import trained_extractor, with_inception
+from ...experiments.study import Study, changed_settings, build_config, resolve
+from ...models.classifiers import build_classifier
+from ..common.feature_networks import study_feature_network, available_networks
 from medgan_nb.studies.common.generated import (
     Compared,
     coverage_rows,
@@ -45,7 +45,7 @@ from .leakage import leakage_rows, parted, trained_rows
 from .scores import arm_scores
 from ...training.loop import Trained, train
 from ...training.recipe import Recipe
-from ...training.registry import recipe
+from ...training.registry import model_recipe
 
 # %% ../../../nbs/840_studies.p2.study.ipynb #2befba08
 PARAMETERS = {
@@ -191,12 +191,16 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     images = load_images(params["dataset"], params["data_dir"], settings["size"], settings["fit"])
     parts = make_parts(images, settings["split"], params["seed"])
     if settings["split"] == "group":
-        split.refuse_leaks(parts)
+        split.assert_no_leakage(parts)
     wanted = params["dataset_size"] or min(settings["n_train"], len(parts["pool"]))
-    used = {"all": images, **parts, "train": split.subset(parts["pool"], wanted, params["seed"])}
+    used = {
+        "all": images,
+        **parts,
+        "train": split.nested_subset(parts["pool"], wanted, params["seed"]),
+    }
     check_counts(used, settings, params["seed"])
     params["dataset_size"] = wanted
-    return configuration(
+    return build_config(
         "p2",
         params,
         settings,
@@ -243,7 +247,9 @@ def other_parts(used: dict[str, ImageSet], way: str, seed: int) -> dict[str, Ima
     "`train`, as many as the run has or as there are, and `test` under a way to split."
     parts = make_parts(used["all"], way, seed)
     return {
-        "train": split.subset(parts["pool"], min(len(used["train"]), len(parts["pool"])), seed),
+        "train": split.nested_subset(
+            parts["pool"], min(len(used["train"]), len(parts["pool"])), seed
+        ),
         "test": parts["test"],
     }
 
@@ -262,22 +268,23 @@ def load_images(dataset: str, data_dir: str, size: int, fit: str) -> ImageSet:
 def made_of(model: str, settings: dict, n_classes: int) -> Recipe:
     "The recipe of a model at a run's settings."
     common = {
-        key: settings[key]
-        for key in ("config", "channel_base", "channel_max", "latent", "mapping_layers", "batch")
+        "batch_size": settings["batch"],
+        "latent_dim": settings["latent"],
+        **{k: settings[k] for k in ("config", "channel_base", "channel_max", "mapping_layers")},
     }
     of_ada = (
         {key: settings[key] for key in ("augpipe", "ada_filter", "ada_kimg")}
         if model == "stylegan2_ada"
         else {}
     )
-    return recipe(model, settings["size"], n_classes, **common, **of_ada)
+    return model_recipe(model, settings["size"], n_classes, **common, **of_ada)
 
 
 def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
     "Train the GAN of a run, or go on with it, or read it back; the best and the last average are kept."
     images, settings, seed = run.data["train"], run.settings, run.config["params"]["seed"]
-    extractor = trained_extractor(run, run.data["pool"])
-    run.report("training the GAN", kimg=settings["kimg"])
+    extractor = study_feature_network(run, run.data["pool"], run.settings["reader_epochs"])
+    run.write_progress("training the GAN", kimg=settings["kimg"])
     return train(
         made_of(run.config["params"]["model"], settings, len(images.classes)),
         images,
@@ -285,7 +292,7 @@ def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
         seed=seed,
         folder=run.folder,
         device=run.device,
-        precision={"bfloat16": "bf16", "float32": "fp32"}[settings["precision"]],
+        precision=settings["precision"],
         hooks=[*hooks, watch(run.folder, images, extractor, seed)],
     )
 
@@ -294,12 +301,12 @@ def synthesise(run: Run, trained: Trained) -> ImageSet:
     "The synthetic images of a run, in the class shares of the training images; the first 200 are kept as PNG."
     n, seed = max(run.settings["n_fakes"], 2 * len(run.data["train"])), run.config["params"]["seed"]
     made = synthetic_set(trained, run.data["train"], n, seed)
-    save_pngs(run.folder / "synthetic", made.take(np.arange(min(n, 200))), seed)
+    save_pngs(run.folder / "synthetic", made.select(np.arange(min(n, 200))), seed)
     return made
 
 # %% ../../../nbs/840_studies.p2.study.ipynb #230ad93f
 def system(run: Run) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
-    "Boxes and arrows of Fig. 1 for `viz.curves.flow`."
+    "Boxes and arrows of Fig. 1 for `viz.curves.flow_diagram`."
     model, settings = run.config["params"]["model"], run.settings
     made = made_of(model, settings, len(run.data["train"].classes))
     G, D = made.G(), made.D()
@@ -311,7 +318,7 @@ def system(run: Run) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
     nodes = {
         "z": f"z {made.z_dim}, class",
         "mapping": f"mapping {settings['mapping_layers']} layers",
-        "synthesis": f"synthesis {len(G.synthesis.greys)} sizes to {settings['size']} px",
+        "synthesis": f"synthesis {len(G.synthesis.to_rgb)} sizes to {settings['size']} px",
         "x": "x_real training images",
         "T": middle,
         "D": f"D {len(D.blocks)} blocks, mbstd",
@@ -331,13 +338,15 @@ def save_strips(run: Run, synthetic: ImageSet, n: int = 3) -> None:
         first = np.concatenate(
             [np.flatnonzero(images.labels == label)[:n] for label in range(len(images.classes))]
         )
-        pixels = images.take(first).pixels[:, 0].numpy()
+        pixels = images.select(first).pixels[:, 0].numpy()
         Image.fromarray(np.concatenate(list(pixels), axis=1)).save(run.folder / f"{name}.png")
 
 # %% ../../../nbs/840_studies.p2.study.ipynb #396b8e88
 def quality_rows(run: Run, synthetic: ImageSet, trained: Trained) -> list[dict]:
     "Rows of table `quality`: distances, coverage, grey levels, similarity and copies, each with floor and copy; and ADA's state."
-    found, missing = with_inception(trained_extractor(run, run.data["pool"]))
+    found, missing = available_networks(
+        study_feature_network(run, run.data["pool"], run.settings["reader_epochs"])
+    )
     sets, name = (
         Compared(synthetic, run.data["train"], run.data["pool"], run.data["test"]),
         "synthetic",
@@ -430,7 +439,7 @@ def fit_folds(
         run.config["params"]["seed"],
     )
     left = [
-        run.stage(
+        run.cached(
             f"clf-{stage}-{f}",
             lambda f=f: fit_one(
                 run,
@@ -465,7 +474,7 @@ def fit_one(run: Run, arm: classify.Arm, test: ImageSet, seed: int) -> dict:
 
     def build():
         made.append(
-            reader(
+            build_classifier(
                 run.settings["classifier"],
                 len(test.classes),
                 run.settings["size"],
@@ -528,7 +537,7 @@ def results(run: Run, synthetic: ImageSet, trained: Trained, left: dict[str, dic
 
 def leakage(run: Run) -> list[dict]:
     "Rows of table `leakage`, made once a run."
-    return run.stage(
+    return run.cached(
         "leakage", lambda: leakage_rows(run.data["all"], len(run.data["test"]), sizes_of(run))
     )
 
@@ -538,7 +547,7 @@ def trained_leakage(run: Run) -> list[dict]:
     images, settings = run.data["all"], run.settings | {"classifier": "small_cnn"}
     if len(images.classes) < 2:
         return []
-    return run.stage(
+    return run.cached(
         "leakage-classifier",
         lambda: trained_rows(
             images,
@@ -557,20 +566,22 @@ def sizes_of(run: Run) -> tuple[int, ...]:
 
 
 STUDY = Study(
-    "p2",
-    "StyleGAN2, ADA and DiffAugment on 500 to 50 ultrasound images",
-    "p2_stylegan2_small_data",
-    "With 500 down to 50 training images ADA and DiffAugment keep FID well below plain StyleGAN2, and classifiers trained with as many "
-    "synthetic images again score higher than on real images alone.",
-    PARAMETERS,
-    PRESETS,
-    MODELS,
-    "busi",
-    "simulated_ultrasound",
-    grid,
-    configure,
-    p2_tables.tables,
-    p2_tables.figures,
-    p2_tables.summary,
-    p2_tables.reading,
+    name="p2",
+    title="StyleGAN2, ADA and DiffAugment on 500 to 50 ultrasound images",
+    notebook="p2_stylegan2_small_data",
+    claim=(
+        "With 500 down to 50 training images ADA and DiffAugment keep FID well below plain StyleGAN2, and classifiers trained with as many "
+        "synthetic images again score higher than on real images alone."
+    ),
+    parameters=PARAMETERS,
+    presets=PRESETS,
+    models=MODELS,
+    published_set="busi",
+    simulated_set="simulated_ultrasound",
+    grid=grid,
+    configure=configure,
+    tables=p2_tables.tables,
+    figures=p2_tables.figures,
+    markdown_table=p2_tables.summary,
+    narrative=p2_tables.reading,
 )

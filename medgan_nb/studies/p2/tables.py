@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ...core.files import read_lines
+from ...core.files import read_jsonl
 from ...evaluation.statistics import t_interval
 from ...experiments.run import Run
 from medgan_nb.studies.common.verdict import (
@@ -39,7 +39,7 @@ from medgan_nb.studies.p2.cells import (
 from .leakage import leakage_figure
 from .scores import arm_folds, arms_table, gain, leakage_table, table2
 from ...viz.curves import curve_with_band
-from ...viz.grid import beside, draw_mosaic, tile
+from ...viz.grid import draw_mosaic, label_row, tile_images
 
 # %% ../../../nbs/846_studies.p2.tables.ipynb #efce67f1
 def fid_table(runs: list[Run]) -> list[dict]:
@@ -229,10 +229,10 @@ def sample_figure(runs: list[Run]) -> Figure:
         - 1
     )
     figure, axes = draw_mosaic(
-        tile(images.astype(np.float32), rows[0].shape[1] // side), (side, side), 1.0
+        tile_images(images.astype(np.float32), rows[0].shape[1] // side), (side, side), 1.0
     )
     for k, title in enumerate(found):
-        beside(axes, (k + 0.5) * side, title.replace(", ", "\n", 1).replace("StyleGAN2 ", ""))
+        label_row(axes, (k + 0.5) * side, title.replace(", ", "\n", 1).replace("StyleGAN2 ", ""))
     return figure
 
 
@@ -248,7 +248,7 @@ def figures(runs: list[Run]) -> dict[str, Figure]:
         made["fig3_samples"] = sample_figure(runs)
     smallest = min(n for _, n, _ in cells(runs))
     curves = {
-        NAMES[model]: read_lines(same[0].folder / "trajectory.jsonl")
+        NAMES[model]: read_jsonl(same[0].folder / "trajectory.jsonl")
         for (variant, n, model), same in cells(runs).items()
         if n == smallest and not variant and (same[0].folder / "trajectory.jsonl").exists()
     }

@@ -23,25 +23,27 @@ from ...evaluation import denoising as denoise
 from ...evaluation.cross_validation import MIXES, mixed
 from ...evaluation.statistics import t_interval
 from ...experiments.run import Run
-from ...metrics.features import Extractor, extract
+from ...metrics.features import FeatureNetwork, extract_features
 from ...metrics.intensity import mpv, mpvd
-from ...metrics.memorization import nearest, search
+from ...metrics.memorization import nearest_neighbors
 from ...metrics.prdc import prdc
-from ...metrics.similarity import mse, pair_ssim, ssim
+from ...metrics.similarity import mse, mean_pairwise_ssim, ssim
 from medgan_nb.metrics.texture import (
-    compare,
-    edge_distance,
+    texture_distances,
+    sobel_distance,
     texture_features,
-    tissue,
+    foreground_mask,
 )
-from ...models.classifiers import reader
-from ..common.extractor import trained_extractor, with_inception
+from ...models.classifiers import build_classifier
+from ..common.feature_networks import study_feature_network, available_networks
 from ..common.generated import Compared, coverage_rows, distance_rows, memory_rows
 
 # %% ../../../nbs/861_studies.p3.evaluate.ipynb #7b0409ba
-def extractors(run: Run) -> tuple[list[Extractor], str]:
+def extractors(run: Run) -> tuple[list[FeatureNetwork], str]:
     "The feature networks at hand, and a note where Inception is not among them."
-    return with_inception(trained_extractor(run, run.data["train"]))
+    return available_networks(
+        study_feature_network(run, run.data["train"], run.settings["reader_epochs"])
+    )
 
 # %% ../../../nbs/861_studies.p3.evaluate.ipynb #4779028a
 def pair_rows(sets: Compared, seed: int) -> list[dict]:
@@ -73,7 +75,7 @@ def pair_rows(sets: Compared, seed: int) -> list[dict]:
 def partner_of(train: Tensor, images: Tensor, how: str, seed: int) -> np.ndarray:
     "For each image the row of a random, or of the nearest, training film (N,)."
     if how == "nearest":
-        return nearest(train, images)[0]
+        return nearest_neighbors(train, images)[0]
     return np.random.default_rng(seed).integers(len(train), size=len(images))
 
 
@@ -118,16 +120,16 @@ def diversity_rows(run: Run, synthetic: ImageSet) -> list[dict]:
     train, held, seed = run.data["train"], run.data["test"], run.config["params"]["seed"]
     network = extractors(run)[0][0]
     ways = {
-        "generated": synthetic.take(np.arange(len(train))),
+        "generated": synthetic.select(np.arange(len(train))),
         "flipped and turned": flip_rotate(train, len(train), seed),
         "copies": train,
         "fresh films": held,
     }
-    real, rows = extract(network, held.batch()), []
+    real, rows = extract_features(network, held.batch()), []
     for name, images in ways.items():
-        features = extract(network, images.batch())
+        features = extract_features(network, images.batch())
         on_pixels, on_features = (
-            {"SSIM within": pair_ssim(images.batch().cpu(), seed=seed)},
+            {"SSIM within": mean_pairwise_ssim(images.batch().cpu(), seed=seed)},
             {"feature distance within": mean_distance(features)},
         )
         if name != "fresh films":
@@ -161,7 +163,7 @@ def mean_distance(features: np.ndarray) -> float:
 def reach(images: ImageSet, held: ImageSet) -> float:
     "How far held-out films are from the nearest of these, root mean square over pixels, mean."
     x, y = images.batch().cpu(), held.batch().cpu()
-    return float(search(x.flatten(1), y.flatten(1))[1].mean() / np.sqrt(x[0].numel()))
+    return float(nearest_neighbors(x, y)[1].mean() / np.sqrt(x[0].numel()))
 
 # %% ../../../nbs/861_studies.p3.evaluate.ipynb #0de9f605
 LEAST_TISSUE = 0.02
@@ -169,8 +171,8 @@ LEAST_TISSUE = 0.02
 
 def with_tissue(images: ImageSet) -> tuple[ImageSet, int]:
     "The images with tissue on 2 % of their pixels or more, and how many have less."
-    keep = tissue(images.batch().cpu()).mean((1, 2, 3)) >= LEAST_TISSUE
-    return images.take(keep), int((~keep).sum())
+    keep = foreground_mask(images.batch().cpu()).mean((1, 2, 3)) >= LEAST_TISSUE
+    return images.select(keep), int((~keep).sum())
 
 
 def texture(run: Run, synthetic: ImageSet) -> dict:
@@ -180,7 +182,7 @@ def texture(run: Run, synthetic: ImageSet) -> dict:
         n = run.settings["n_texture"]
         sets = {"real": run.data["train"], "held-out": run.data["test"], "generated": synthetic}
         kept = {
-            name: with_tissue(images.take(np.arange(min(n, len(images)))))
+            name: with_tissue(images.select(np.arange(min(n, len(images)))))
             for name, images in sets.items()
         }
         x = {name: images.batch().cpu() for name, (images, _) in kept.items()}
@@ -193,13 +195,13 @@ def texture(run: Run, synthetic: ImageSet) -> dict:
             "groups": {name: images.groups.tolist() for name, (images, _) in kept.items()},
             "without": {name: lost for name, (_, lost) in kept.items()},
             "edges": {
-                name: edge_distance(x["real"], x[name])
+                name: sobel_distance(x["real"], x[name])
                 for name in ("held-out", "generated")
                 if len(x[name]) > 1
             },
         }
 
-    return run.stage("texture", made)
+    return run.cached("texture", made)
 
 
 def texture_rows(run: Run, synthetic: ImageSet) -> list[dict]:
@@ -212,7 +214,7 @@ def texture_rows(run: Run, synthetic: ImageSet) -> list[dict]:
     if "generated" not in of:
         return []
     value, floor = (
-        compare(of["real"], of[name], found["groups"]["real"], found["groups"][name])
+        texture_distances(of["real"], of[name], found["groups"]["real"], found["groups"][name])
         for name in ("generated", "held-out")
     )
     note = (
@@ -268,7 +270,9 @@ def denoise_rows(run: Run, synthetic: ImageSet) -> list[dict]:
     def made():
         def some(images):
             return (
-                with_tissue(images.take(np.arange(min(run.settings["n_texture"], len(images)))))[0]
+                with_tissue(images.select(np.arange(min(run.settings["n_texture"], len(images)))))[
+                    0
+                ]
                 .batch()
                 .cpu()
             )
@@ -281,7 +285,7 @@ def denoise_rows(run: Run, synthetic: ImageSet) -> list[dict]:
         )
         return [row for method in found for row in method_rows(method)]
 
-    return run.stage("table2", made)
+    return run.cached("table2", made)
 
 
 def method_rows(method: denoise.Row) -> list[dict]:
@@ -313,7 +317,7 @@ ARMS = ("real", "copies100", "classic100", "synthetic100", "copies200", "both100
 def lesions(images: ImageSet) -> ImageSet:
     "The benign and the malignant images, as a set of these two classes."
     two = ("benign", "malignant")
-    keep = images.take(np.isin(np.array(images.classes)[images.labels], two))
+    keep = images.select(np.isin(np.array(images.classes)[images.labels], two))
     return replace(keep, labels=[two.index(images.classes[k]) for k in keep.labels], classes=two)
 
 
@@ -328,7 +332,7 @@ def read_arms(
     left = {}
     for name in names:
         done = [
-            run.stage(f"reader-{name}-{k}", lambda k=k: read_arm(run, name, train, test, pool, k))
+            run.cached(f"reader-{name}-{k}", lambda k=k: read_arm(run, name, train, test, pool, k))
             for k in range(run.settings["reader_seeds"])
         ]
         left[name] = (
@@ -363,7 +367,7 @@ def read_arm(
 
     def build():
         made.append(
-            reader(
+            build_classifier(
                 kind, 2, run.settings["size"], "random" if small else run.settings["reader_init"]
             )
         )

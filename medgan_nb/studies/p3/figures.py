@@ -18,15 +18,16 @@ from matplotlib.ticker import MaxNLocator
 from ...data.dataset import ImageSet
 from ...evaluation.denoising import METHODS, denoise
 from ...experiments.run import Run
-from ...metrics.memorization import copies, nearest
+from ...metrics.memorization import flag_memorized, nearest_neighbors
 from ...metrics.texture import sobel_magnitude
-from ...models.dcgan import layer_table
+from ...models.summary import summary
 from ..common.generated import Compared, nearest_pairs
 from .evaluate import with_tissue
 from ...training.loop import Trained
-from ...viz.curves import flow
+from ...viz.charts import histogram_panels
+from ...viz.curves import line_panels
+from ...viz.diagrams import flow_diagram, layer_diagram
 from ...viz.grid import image_grid, save_figure
-from ...viz.panels import histogram_panels, layer_stack, line_panels
 
 # %% ../../../nbs/863_studies.p3.figures.ipynb #cb35cc08
 def keep(run: Run, figure: Figure, name: str, real: bool = False) -> Figure:
@@ -60,7 +61,7 @@ SYSTEM = (
 
 def system() -> Figure:
     "Figure 1: a GAN in medical imaging."
-    return flow(*SYSTEM)
+    return flow_diagram(*SYSTEM)
 
 
 def stages(trained: Trained, of: str) -> list[tuple[str, tuple[int, ...], int]]:
@@ -73,13 +74,13 @@ def stages(trained: Trained, of: str) -> list[tuple[str, tuple[int, ...], int]]:
         if of == "G"
         else torch.zeros(2, 1, recipe.settings["size"], recipe.settings["size"])
     )
-    return layer_table(network, x.to(where), y)
+    return summary(network, x.to(where), y)
 
 
 def network(trained: Trained, of: str) -> Figure:
     "Figures 2 and 3: the generator or the critic, drawn from the network itself."
     kind = trained.recipe.name.removeprefix("hybrid_")
-    return layer_stack(
+    return layer_diagram(
         stages(trained, of),
         "z" if of == "G" else "image",
         f"Generator, {kind}" if of == "G" else "Critic",
@@ -123,7 +124,7 @@ def stability(found: dict[str, dict]) -> Figure:
         "clean samples (share)": of("clean"),
         "signal to G": of("signal"),
     }
-    figure = line_panels(panels, "updates of the generator", log=("signal to G",))
+    figure = line_panels(panels, "updates of the generator", log_scale=("signal to G",))
     for axes, top in zip(figure.axes, (16, 1)):
         axes.set_ylim(-0.03 * top, 1.03 * top)
     return figure
@@ -136,7 +137,7 @@ def through_layers(found: dict[str, dict]) -> Figure:
     }
     what = "norm of the score's gradient"
     figure = line_panels(
-        {what: layers}, "layer of the critic, 0: the image", log=(what,), marker="o"
+        {what: layers}, "layer of the critic, 0: the image", log_scale=(what,), marker="o"
     )
     figure.axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
@@ -163,7 +164,7 @@ def mixed(run: Run, synthetic: ImageSet, n: int = 16) -> tuple[Figure, str]:
     )
     order = draw.permutation(len(images))
     grid = image_grid(
-        images[torch.as_tensor(order)], columns=8, titles=[str(k + 1) for k in range(len(order))]
+        images[torch.as_tensor(order)], columns=8, captions=[str(k + 1) for k in range(len(order))]
     )
     return grid, ", ".join(str(k + 1) for k, place in enumerate(order) if place >= len(real))
 
@@ -181,7 +182,7 @@ def not_copies(run: Run, synthetic: ImageSet) -> ImageSet:
     "The generated films that the test for copies does not call copies."
     train, test = (run.data[part].batch().cpu() for part in ("train", "test"))
     return (
-        synthetic.take(~copies(train, synthetic.batch().cpu(), test)["flagged"])
+        synthetic.select(~flag_memorized(train, synthetic.batch().cpu(), test)["flagged"])
         if len(test) >= 19
         else synthetic
     )
@@ -194,9 +195,14 @@ def examples(run: Run, synthetic: ImageSet, method: str = "median 3x3", n: int =
         synthetic.batch()[:n].cpu(),
         run.data["test"].batch()[:n].cpu(),
     )
-    rows = [real, fake, torch.from_numpy(denoise(fake, method)), train[nearest(train, fake)[0]]]
+    rows = [
+        real,
+        fake,
+        torch.from_numpy(denoise(fake, method)),
+        train[nearest_neighbors(train, fake)[0]],
+    ]
     titles = ["real", "generated", method, "nearest in training"] * n
-    return image_grid(torch.stack(rows, 1).flatten(0, 1), columns=4, titles=titles)
+    return image_grid(torch.stack(rows, 1).flatten(0, 1), columns=4, captions=titles)
 
 # %% ../../../nbs/863_studies.p3.figures.ipynb #c5f43988
 def denoised(synthetic: ImageSet, n: int = 4) -> Figure:
@@ -206,7 +212,7 @@ def denoised(synthetic: ImageSet, n: int = 4) -> Figure:
     return image_grid(
         images,
         columns=len(fake),
-        titles=[method.partition(" (")[0] for method in METHODS for _ in range(len(fake))],
+        captions=[method.partition(" (")[0] for method in METHODS for _ in range(len(fake))],
     )
 
 

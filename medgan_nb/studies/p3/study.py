@@ -19,16 +19,16 @@ from ...data import splits as split
 from ...data.dataset import ImageSet
 from ...datasets import registry as sources
 from ...experiments.run import Run
-from ...experiments.study import Study, changed_settings, configuration, resolve
-from ...models.classifiers import READERS
+from ...experiments.study import Study, changed_settings, build_config, resolve
+from ...models.classifiers import CLASSIFIERS
 from ...models.hybrid import HYBRIDS, NORMS
 from ..common.generated import save_pngs, synthetic_set
 from . import tables as p3_tables
 from ...training.checkpoint import write
 from ...training.loop import Trained, train
 from ...training.recipe import Recipe
-from ...training.registry import recipe
-from ...training.stability import CriticGap, side_by_side, spots
+from ...training.registry import model_recipe
+from ...training.stability import CriticGap, side_by_side, gaussian_grid
 from ...training.step import State
 
 # %% ../../../nbs/860_studies.p3.study.ipynb #cf46e092
@@ -145,7 +145,7 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     check_choice(settings["cond"], ("class", "none"), "cond")
     check_choice(settings["critic_norm"], NORMS, "critic_norm")
     check_choice(settings["betas"], ("wgan", "dcgan"), "betas")
-    check_choice(settings["reader"], READERS, "reader")
+    check_choice(settings["reader"], CLASSIFIERS, "reader")
     if settings["gan_epochs"] < 1:
         raise ConfigError(f"gan_epochs is {settings['gan_epochs']}; expected 1 or more")
     if settings["size"] not in SIZES:
@@ -161,15 +161,15 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
         or min(settings["n_train"], len(parts["train"]))
         or len(parts["train"])
     )
-    used = parts | {"train": split.subset(parts["train"], wanted, params["seed"])}
-    split.refuse_leaks(used)
+    used = parts | {"train": split.nested_subset(parts["train"], wanted, params["seed"])}
+    split.assert_no_leakage(used)
     refuse_few(used)
     changed = changed_settings(settings, PRESETS[params["preset"]]) | (
         {"dataset_size": wanted} if params["dataset_size"] else {}
     )
     params["dataset_size"] = wanted
     sets = {"all": films} | used
-    return configuration(
+    return build_config(
         "p3",
         params,
         settings,
@@ -189,8 +189,8 @@ def split_women(films: ImageSet, seed: int) -> dict[str, ImageSet]:
     worst = {woman: rank[films.groups == woman].max() for woman in set(films.groups)}
     women = replace(films, labels=[worst[woman] for woman in films.groups], classes=tuple(SEVERITY))
     return {
-        part: films.take(mask)
-        for part, mask in split.cut(
+        part: films.select(mask)
+        for part, mask in split._assign_splits(
             women, {"train": 1 - TEST_SHARE, "test": TEST_SHARE}, seed
         ).items()
     }
@@ -216,7 +216,7 @@ def load_films(dataset: str, data_dir: str, size: int) -> ImageSet:
 # %% ../../../nbs/860_studies.p3.study.ipynb #0ba8b40f
 def made_of(model: str, settings: dict, n_classes: int) -> Recipe:
     "The recipe of a model at a run's settings."
-    return recipe(
+    return model_recipe(
         model,
         settings["size"],
         n_classes,
@@ -235,7 +235,7 @@ def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
     "Train the GAN of a run, or go on with it, or read it back; its log holds the Wasserstein estimate on training and on test films."
     films, settings = run.data["train"], run.settings
     kimg = settings["gan_epochs"] * len(films) / 1000
-    run.report("training the GAN", kimg=kimg)
+    run.write_progress("training the GAN", kimg=kimg)
     return train(
         made_of(run.config["params"]["model"], settings, len(films.classes)),
         films,
@@ -243,10 +243,10 @@ def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
         seed=run.config["params"]["seed"],
         folder=run.folder,
         device=run.device,
-        precision={"bfloat16": "bf16", "float32": "fp32"}[settings["precision"]],
+        precision=settings["precision"],
         ticks=settings["ticks"],
         hooks=[*hooks, keep_raw],
-        watch={"gap": partial(CriticGap, films, run.data["test"])},
+        callbacks={"gap": partial(CriticGap, films, run.data["test"])},
     )
 
 
@@ -272,30 +272,34 @@ SPOT_RATE = 3e-4
 def stability(run: Run) -> dict[str, dict]:
     "What `training.stability.side_by_side` finds for each way to train; a stage of the run."
     made = {
-        name: recipe(run.config["params"]["model"], 16, width=32, base=16, lr=SPOT_RATE, **how)
+        name: model_recipe(
+            run.config["params"]["model"], 16, width=32, base=16, lr=SPOT_RATE, **how
+        )
         for name, how in LOSSES.items()
     }
     kimg, seed = run.settings["spots_kimg"], run.config["params"]["seed"]
-    return run.stage(
-        "stability", lambda: side_by_side(made, spots(1024), kimg, seed, device=run.device)
+    return run.cached(
+        "stability", lambda: side_by_side(made, gaussian_grid(1024), kimg, seed, device=run.device)
     )
 
 # %% ../../../nbs/860_studies.p3.study.ipynb #c9577dc0
 STUDY = Study(
-    "p3",
-    "A hybrid MLP-CNN generator with WGAN-GP on mammograms",
-    "p3_hybrid_mlp_cnn",
-    "A WGAN-GP whose generator joins an MLP with a CNN makes mammograms close to real ones, and its training is stable: no mode "
-    "collapse, no vanishing gradients. (No number of the thesis is available.)",
-    PARAMETERS,
-    PRESETS,
-    MODELS,
-    "mini_mias",
-    "simulated_mammogram",
-    grid,
-    configure,
-    p3_tables.tables,
-    p3_tables.figures,
-    p3_tables.summary,
-    p3_tables.reading,
+    name="p3",
+    title="A hybrid MLP-CNN generator with WGAN-GP on mammograms",
+    notebook="p3_hybrid_mlp_cnn",
+    claim=(
+        "A WGAN-GP whose generator joins an MLP with a CNN makes mammograms close to real ones, and its training is stable: no mode "
+        "collapse, no vanishing gradients. (No number of the thesis is available.)"
+    ),
+    parameters=PARAMETERS,
+    presets=PRESETS,
+    models=MODELS,
+    published_set="mini_mias",
+    simulated_set="simulated_mammogram",
+    grid=grid,
+    configure=configure,
+    tables=p3_tables.tables,
+    figures=p3_tables.figures,
+    markdown_table=p3_tables.summary,
+    narrative=p3_tables.reading,
 )

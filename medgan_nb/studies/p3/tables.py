@@ -21,7 +21,7 @@ from medgan_nb.studies.common.verdict import (
     reference,
     row,
 )
-from ...viz.curves import bars
+from ...viz.charts import bar_chart
 
 # %% ../../../nbs/862_studies.p3.tables.ipynb #cfcf301c
 def settings_of(runs: list[Run]) -> dict[str, list[Run]]:
@@ -214,12 +214,16 @@ def tables(runs: list[Run]) -> dict[str, list[dict]]:
 def figures(runs: list[Run]) -> dict[str, Figure]:
     "Figures drawn from several runs, by name; those of a single run lie in its own folder."
     shown = [
-        {"label": r["row"], "value": r["ours"], "low": r["low"], "high": r["high"]}
+        {"label": r["row"], "value": r["ours"], "ci_low": r["low"], "ci_high": r["high"]}
         for r in table_of(runs, "readers")
         if "[" not in r["row"]
     ]
     return (
-        {"question2_auc": bars(shown, "AUC, benign against malignant", levels={"chance": 0.5})}
+        {
+            "question2_auc": bar_chart(
+                shown, "AUC, benign against malignant", reference_lines={"chance": 0.5}
+            )
+        }
         if shown
         else {}
     )
