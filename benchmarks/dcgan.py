@@ -1,4 +1,4 @@
-"""Time DCGAN training at 64 px, batch size 64, against PyTorch's own example, a step of each in turn.
+"""Time DCGAN training at 64 px, batch size 64, against PyTorch's own example, steps taken in turn.
 
     git clone --depth 1 https://github.com/pytorch/examples ELSEWHERE
     python benchmarks/dcgan.py ELSEWHERE/dcgan/main.py --rounds 2 --json dcgan.json

@@ -12,17 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from medgan_nb.core.errors import ConfigError, DataError, MedganError
-from medgan_nb.data.formats.images import (
-    MAX_PIXELS,
-    list_images,
-    load_all,
-    load_image,
-    load_mask,
-    write_png,
-)
+from medgan_nb.data.files import list_images, load_all
+from medgan_nb.data.formats.images import MAX_PIXELS, load_image, load_mask, write_png
 from medgan_nb.data.transforms import preprocess, to_square
 from medgan_nb.datasets import chest_xray, folder
-from medgan_nb.datasets import registry as sources
+from medgan_nb.datasets.audit import check
 
 FILM = (np.add.outer(np.arange(40), np.arange(48)) * 255 // 86).astype(np.uint8)
 
@@ -368,7 +362,7 @@ def test_first_fault_by_name_ends_the_reading(put):
     for k in (31, 7, 39):
         paths[k].write_bytes(b"")
     with pytest.raises(DataError, match="007.png"):
-        load_all(paths)
+        load_all(paths, load_image)
 
 
 # --- data sets --------------------------------------------------------------------------------------------------------
@@ -418,7 +412,7 @@ def test_check_names_every_damaged_file(chest):
         ("train/NORMAL/IM-5000-0001.png", "test/PNEUMONIA/person04_virus_1.png")
     ):
         (chest / name).write_bytes(b"\xff\xd8" * k)
-    faults = [finding.what for finding in sources.check(chest) if finding.fault]
+    faults = [finding.message for finding in check(chest) if finding.fault]
     assert len(faults) == 2 and "IM-5000-0001" in faults[0] and "person04" in faults[1]
 
 

@@ -1,6 +1,7 @@
-"""The OASBUD file in both formats, whole and damaged: read as it is, or refused in one line that names file and field."""
+"""The OASBUD file in both formats, whole and damaged: loaded, or refused in one line."""
 
 import socket
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -8,31 +9,32 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from matlab_files import write_oasbud, write_structs
 
 from medgan_nb.core.errors import DataError, MedganError
-from medgan_nb.data.formats.matlab import write_structs
 from medgan_nb.data.splits import find_leakage, group_split
-from medgan_nb.data.ultrasound import Lesion, bmode, envelope, bmode_images
-from medgan_nb.datasets import oasbud
-from medgan_nb.datasets import registry as sources
+from medgan_nb.data.ultrasound import Lesion, bmode, bmode_images, envelope, lesion_image_set
+from medgan_nb.datasets import oasbud, registry
+from medgan_nb.datasets.audit import check
+from medgan_nb.simulation.ultrasound_rf import simulated_lesions
 
 VERSIONS = ("v5", "v7.3")
 DEPTH = 64
 
 
-def rows(malignant: int = 1) -> list[dict]:
-    "A hundred drawn lesions in the published layout, 64 samples deep; lesions 11 and 51 have one id, the values differ."
-    draw = np.random.default_rng(0)
-    made = []
+def lesion_structs(malignant: int = 1) -> list[dict]:
+    "A hundred lesions in the published layout, 64 samples deep; lesions 11 and 51 have one id."
+    rng = np.random.default_rng(0)
+    structs = []
     for k in range(100):
         mask = np.zeros((DEPTH, 510), np.uint8)
         mask[20:40, 100 + k : 300] = 1
         frames = [
-            np.tile(draw.integers(-900, 900, (DEPTH, 1)), (1, 510)).astype(np.int16)
+            np.tile(rng.integers(-900, 900, (DEPTH, 1)), (1, 510)).astype(np.int16)
             for _ in range(2)
         ]
         sick = k % 2 == 0 or k in (1, 3)
-        made.append(
+        structs.append(
             {
                 "id": f"p{10 if k == 50 else k:02d}",
                 "rf1": frames[0],
@@ -43,7 +45,7 @@ def rows(malignant: int = 1) -> list[dict]:
                 "class": np.array([[malignant if sick else 1 - malignant]], np.uint8),
             }
         )
-    return made
+    return structs
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +55,11 @@ def files(tmp_path_factory) -> dict:
     paths = {version: folder / version / "OASBUD.mat" for version in VERSIONS}
     for version, path in paths.items():
         path.parent.mkdir()
-        write_structs(path, "data", rows(), version)
+        write_structs(path, "data", lesion_structs(), version)
     return paths
 
 
-def refused(path, *words) -> str:
+def assert_refused(path, *words) -> str:
     "The one line with which a file is refused."
     with pytest.raises(DataError) as error:
         oasbud.load(path, 16)
@@ -78,14 +80,31 @@ def test_both_formats_give_the_same_set(files, version):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+def test_simulated_lesions_come_back_and_are_marked(tmp_path, version):
+    lesions = [
+        replace(lesion, views=tuple((rf, mark(mask)) for rf, mask in lesion.views))
+        for lesion in simulated_lesions(depths=(320,))
+    ]
+    path = tmp_path / "OASBUD.mat"
+    write_oasbud(path, lesions, version, malignant=0, text="simulated by medgan_nb")
+    images = oasbud.load(tmp_path, 32)
+    assert images.simulated and images.fingerprint == lesion_image_set(lesions, 32).fingerprint
+
+
+def mark(mask: torch.Tensor) -> torch.Tensor:
+    "A mask that is not empty: lesions that begin below the frame get a mark in their place."
+    return mask if mask.any() else mask.index_fill(0, torch.arange(100, 200), True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
 def test_either_value_of_class_may_be_the_malignant_one(files, tmp_path, version):
-    path = write_structs(tmp_path / "turned.mat", "data", rows(malignant=0), version)
+    path = write_structs(tmp_path / "turned.mat", "data", lesion_structs(malignant=0), version)
     assert oasbud.load(path, 32).fingerprint == oasbud.load(files[version], 32).fingerprint
 
 
 def test_class_that_contradicts_birads_is_refused(tmp_path):
-    turned = [row | {"birads": "3" if row["birads"] == "5" else "5"} for row in rows()]
-    refused(
+    turned = [row | {"birads": "3" if row["birads"] == "5" else "5"} for row in lesion_structs()]
+    assert_refused(
         write_structs(tmp_path / "OASBUD.mat", "data", turned),
         "BI-RADS is 3.00 against 5.00",
         "cannot be told",
@@ -97,7 +116,7 @@ def test_cut_at_two_hundred_places(files, tmp_path, version):
     whole, path = files[version].read_bytes(), tmp_path / "OASBUD.mat"
     for at in np.linspace(0, len(whole) - 1, 200).astype(int):
         path.write_bytes(whole[:at])
-        refused(path)
+        assert_refused(path)
 
 
 @settings(
@@ -116,15 +135,15 @@ def test_changed_bytes_are_read_or_refused_in_one_line(files, tmp_path, version,
     path = tmp_path / "OASBUD.mat"
     path.write_bytes(whole)
     try:
-        oasbud.read_through(path)
+        oasbud.verify_file(path)
     except DataError as error:
         assert str(error).startswith(str(path)) and "\n" not in str(error)
 
 
-SPOILED = {
+FLAWS = {
     "transposed": (
         {"rf1": np.ones((510, DEPTH), np.int16)},
-        "data(7).rf1: shape (510, 64), a frame that lies on its side",
+        "data(7).rf1: shape (510, 64), a transposed frame",
     ),
     "nan": ({"rf2": np.full((DEPTH, 510), np.nan)}, "data(7).rf2: 32640 of 32640 values are NaN"),
     "silent line": (
@@ -146,24 +165,29 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("case", SPOILED)
+@pytest.mark.parametrize("case", FLAWS)
 def test_what_a_field_may_not_hold(tmp_path, version, case):
-    fields, said = SPOILED[case]
-    table = rows()
+    fields, said = FLAWS[case]
+    table = lesion_structs()
     table[6] |= fields
-    refused(write_structs(tmp_path / "OASBUD.mat", "data", table, version), said)
+    assert_refused(write_structs(tmp_path / "OASBUD.mat", "data", table, version), said)
 
 
 def test_object_arrays_and_other_structures(tmp_path):
-    table = rows()
+    table = lesion_structs()
     table[6]["rf1"] = np.array([{"a": 1}, "b"], object)
-    refused(write_structs(tmp_path / "cells.mat", "data", table), "data(7).rf1: cell array")
-    refused(write_structs(tmp_path / "other.mat", "lesions", rows()), "has no variable data")
-    refused(
-        write_structs(tmp_path / "few.mat", "data", rows()[:99]), "expected a struct array of 100"
+    assert_refused(write_structs(tmp_path / "cells.mat", "data", table), "data(7).rf1: cell array")
+    assert_refused(
+        write_structs(tmp_path / "other.mat", "lesions", lesion_structs()), "has no variable data"
     )
-    refused(
-        write_structs(tmp_path / "less.mat", "data", [{"id": row["id"]} for row in rows()], "v7.3"),
+    assert_refused(
+        write_structs(tmp_path / "few.mat", "data", lesion_structs()[:99]),
+        "expected a struct array of 100",
+    )
+    assert_refused(
+        write_structs(
+            tmp_path / "less.mat", "data", [{"id": row["id"]} for row in lesion_structs()], "v7.3"
+        ),
         "expected also rf1",
     )
 
@@ -177,7 +201,7 @@ def test_what_is_no_matlab_file(tmp_path):
         ("pickle.mat", b"\x80\x04cposix\nsystem\n(S'touch /tmp/x'\ntR.", "no MATLAB file"),
     ):
         (tmp_path / name).write_bytes(content)
-        refused(tmp_path / name, said)
+        assert_refused(tmp_path / name, said)
     with pytest.raises(DataError, match="no OASBUD.mat in it"):
         oasbud.load(tmp_path, 32)
 
@@ -196,29 +220,23 @@ def test_links_are_not_followed(files, tmp_path, monkeypatch, link):
     monkeypatch.setattr(
         h5py.h5f, "open", lambda *a, real=h5py.h5f.open, **k: opened.append(a[0]) or real(*a, **k)
     )
-    refused(tmp_path / "OASBUD.mat", "/data/rf1: a", "link; expected none")
+    assert_refused(tmp_path / "OASBUD.mat", "/data/rf1: a", "link; expected none")
     assert not any(b"secret" in name for name in opened)
 
 
 def test_by_name_checked_and_split(files, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDGAN_CACHE", str(tmp_path / "cache"))
     folder = files["v5"].parent
-    images = sources.load("oasbud", folder, size=32)
-    assert images.fingerprint == sources.load("oasbud", folder, size=32).fingerprint
-    parts = group_split(images, {"train": 0.8, "test": 0.2}, 0)
-    assert (
-        find_leakage(**parts) == []
-        and 36 <= len(parts["test"]) <= 40
-        and len(parts["train"]) + len(parts["test"]) == 200
-    )
-    assert [f.fault for f in sources.check(folder)] == [False]
+    images = registry.load("oasbud", folder, size=32)
+    assert images.fingerprint == registry.load("oasbud", folder, size=32).fingerprint
+    splits = group_split(images, {"train": 0.8, "test": 0.2}, 0)
+    assert find_leakage(**splits) == [] and 36 <= len(splits["test"]) <= 40
+    assert len(splits["train"]) + len(splits["test"]) == 200
+    assert [finding.fault for finding in check(folder)] == [False]
     (tmp_path / "OASBUD.mat").write_bytes(files["v5"].read_bytes()[:-99])
-    findings = sources.check(tmp_path)
-    assert (
-        [f.fault for f in findings] == [True]
-        and "OASBUD.mat" in findings[0].what
-        and "image" not in findings[0].what
-    )
+    findings = check(tmp_path)
+    assert [finding.fault for finding in findings] == [True]
+    assert "OASBUD.mat" in findings[0].message and "image" not in findings[0].message
 
 
 def test_fetch_without_a_connection(tmp_path, monkeypatch):
@@ -232,7 +250,7 @@ def test_fetch_without_a_connection(tmp_path, monkeypatch):
     with pytest.raises(
         MedganError, match="not there and not fetched from doi.org/10.5281/zenodo.545928"
     ):
-        sources.fetch("oasbud", tmp_path)
+        registry.fetch("oasbud", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medgan_nb.evaluation.scores import scores
+from medgan_nb.evaluation.scores import classification_metrics
 from medgan_nb.experiments.run import config_hash, finished_runs
 from medgan_nb.report.build import chosen
 from medgan_nb.studies.registry import STUDIES
@@ -31,7 +31,7 @@ def test_numbers_follow_from_predictions(run):
             "f1",
             "auc",
         ):
-            found = scores(
+            found = classification_metrics(
                 np.array(kept["labels"]),
                 np.array(kept["logits"][result["row"]]),
                 tuple(kept["classes"]),

@@ -1,4 +1,4 @@
-"""A batch killed again and again at random moments, in every part, ends with every run done once and the numbers of one never disturbed."""
+"""Sweeps whose processes are killed at random end with each run done once, numbers undisturbed."""
 
 import multiprocessing
 import os
@@ -13,10 +13,11 @@ import psutil
 import pytest
 from toy_study import grid
 
+import medgan_nb.experiments.process
 from medgan_nb.core.files import read_json
 from medgan_nb.experiments.executor import DONE
-from medgan_nb.experiments.grid import sweep
-from medgan_nb.experiments.lease import latest
+from medgan_nb.experiments.lease import Lease
+from medgan_nb.experiments.sweep import start_sweep
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = {
@@ -30,8 +31,8 @@ RUNS, KILLS = 3, 28
 pytestmark = pytest.mark.xdist_group("kills")
 
 
-def batch(outputs: Path, jobs: int = 1, scheduler: str = ""):
-    "A sweep of the toy grid in a process of its own: forked, so that it need not import everything anew."
+def start_process(outputs: Path, jobs: int = 1, scheduler: str = ""):
+    "A sweep of the toy grid in a process of its own; forked, which saves the imports."
     process = multiprocessing.get_context("fork").Process(
         target=sweep_and_exit, args=(outputs, jobs, scheduler), daemon=True
     )
@@ -43,41 +44,41 @@ def sweep_and_exit(outputs: Path, jobs: int, scheduler: str) -> None:
     "What that process does; 0 if every run is done."
     os.setsid()
     os.environ.update(ENVIRONMENT)
-    outcome = sweep(grid(outputs, RUNS), jobs, scheduler).wait(lambda line: None)
-    sys.exit(0 if set(outcome.values()) == {DONE} else 1)
+    outcomes = start_sweep(grid(outputs, RUNS), jobs, scheduler).wait(lambda line: None)
+    sys.exit(0 if set(outcomes.values()) == {DONE} else 1)
 
 
-def ended(process) -> int:
-    "The exit status of a batch, waited for."
+def exit_status(process) -> int:
+    "The exit status of a sweep's process, waited for."
     process.join()
     return process.exitcode
 
 
 def numbers(outputs: Path) -> dict:
     "metrics.json of every run, without the seconds."
-    found = {
+    metrics_of_run = {
         path.parent.name: read_json(path) for path in sorted(outputs.glob("toy/*/metrics.json"))
     }
     return {
         name: {key: value for key, value in metrics.items() if key != "seconds"}
-        for name, metrics in found.items()
+        for name, metrics in metrics_of_run.items()
     }
 
 
 def complete(outputs: Path, undisturbed: dict) -> bool:
     "Whether every run is done."
-    return numbers(outputs) == undisturbed and all(cell.done for cell in grid(outputs, RUNS))
+    return numbers(outputs) == undisturbed and all(spec.done for spec in grid(outputs, RUNS))
 
 
 def family(roots: list[psutil.Process], word: str) -> list[psutil.Process]:
     "Descendants of some processes whose command line holds a word."
-    found = []
+    processes = []
     for root in roots:
         try:
-            found += [p for p in root.children(recursive=True) if word in " ".join(p.cmdline())]
+            processes += [p for p in root.children(recursive=True) if word in " ".join(p.cmdline())]
         except psutil.Error:
             pass
-    return found
+    return processes
 
 
 def kill(process: psutil.Process) -> int:
@@ -90,19 +91,19 @@ def kill(process: psutil.Process) -> int:
 
 
 def check(outputs: Path, undisturbed: dict, seen: dict) -> None:
-    "Every run is done, once, and says what it says undisturbed; nothing is left over."
+    "Every run is done once, with undisturbed numbers, and leaves no temporary files."
     assert numbers(outputs) == undisturbed
     assert {path: path.stat().st_ino for path in seen} == seen, "a metrics.json was written again"
-    for cell in grid(outputs, RUNS):
-        assert cell.done
+    for spec in grid(outputs, RUNS):
+        assert spec.done
         outcomes = [
-            read_json(path).get("outcome") for path in (cell.folder / "claims").glob("*.json")
+            read_json(path).get("outcome") for path in (spec.folder / "leases").glob("*.json")
         ]
-        assert outcomes.count(DONE) <= 1 and latest(cell.folder)[0] == len(outcomes)
-        assert not list(cell.folder.glob("running.ipynb")) and not list(
-            cell.folder.glob("failed.ipynb")
+        assert outcomes.count(DONE) <= 1 and Lease.latest(spec.folder).number == len(outcomes)
+        assert not list(spec.folder.glob("running.ipynb")) and not list(
+            spec.folder.glob("failed.ipynb")
         )
-        assert str(outputs.parent) not in (cell.folder / "executed.ipynb").read_text()
+        assert str(outputs.parent) not in (spec.folder / "executed.ipynb").read_text()
 
 
 def note_metrics(outputs: Path, seen: dict) -> None:
@@ -112,7 +113,7 @@ def note_metrics(outputs: Path, seen: dict) -> None:
 
 
 def wait_for(ready, seconds: float = 300.0) -> None:
-    "Wait until something is so."
+    "Wait until a condition holds."
     begun = time.monotonic()
     while not ready():
         assert time.monotonic() - begun < seconds
@@ -120,7 +121,7 @@ def wait_for(ready, seconds: float = 300.0) -> None:
 
 
 def progress(outputs: Path) -> int:
-    "Bytes that the runs have logged, and their stages: grows while any of them gets on."
+    "Bytes of logs and stages; grows while any run makes progress."
     return sum(
         path.stat().st_size
         for name in ("log.jsonl", "stages/*.json")
@@ -129,7 +130,10 @@ def progress(outputs: Path) -> int:
 
 
 def moment(outputs: Path, chance: random.Random, kernels, ended) -> bool:
-    "Wait for a random moment: soon after there is a kernel, or (True) soon after one has logged a tick or ended a stage; or until all has ended."
+    """Wait for a random moment while a kernel runs, or until all have ended.
+
+    True if it is soon after a run logged a tick or finished a stage.
+    """
     wait_for(lambda: kernels() or ended())
     late, before = chance.random() < 0.6, progress(outputs)
     if late:
@@ -142,43 +146,43 @@ def moment(outputs: Path, chance: random.Random, kernels, ended) -> bool:
 def undisturbed(tmp_path_factory):
     "The numbers of a sweep that nobody disturbs."
     outputs = tmp_path_factory.mktemp("undisturbed") / "outputs"
-    assert ended(batch(outputs, jobs=2)) == 0
+    assert exit_status(start_process(outputs, jobs=2)) == 0
     return numbers(outputs)
 
 
-def parts_of(batches: list) -> dict[str, list[psutil.Process]]:
-    "The living processes of some batches: themselves, those of their runs, and kernels."
-    roots = [psutil.Process(one.pid) for one in batches if one.is_alive()]
+def parts_of(sweeps: list) -> dict[str, list[psutil.Process]]:
+    "The living processes of some sweeps: kernels, run processes, and the sweeps themselves."
+    roots = [psutil.Process(one.pid) for one in sweeps if one.is_alive()]
     return {
         "kernel": family(roots, "ipykernel_launcher"),
-        "run": family(roots, "study.runner"),
+        "run": family(roots, medgan_nb.experiments.process.__name__),
         "sweep": roots,
     }
 
 
 def test_killed_at_random_moments(tmp_path, undisturbed):
-    "Two sweeps share a grid; kernels, the processes of runs and the sweeps themselves are killed while runs are at work. If it gets done, once more."
+    "Two sweeps share a grid; kernels, run processes and sweeps are killed. Repeated if it is done."
     chance, kills, late, rounds = random.Random(0), Counter(), 0, 0
     while kills.total() < KILLS:
         rounds += 1
-        outputs, seen, batches = tmp_path / str(rounds) / "outputs", {}, []
+        outputs, seen, sweeps = tmp_path / str(rounds) / "outputs", {}, []
         outputs.parent.mkdir()
         while kills.total() < KILLS:
-            batches = [one for one in batches if one.is_alive()]
-            if not batches and complete(outputs, undisturbed):
+            sweeps = [one for one in sweeps if one.is_alive()]
+            if not sweeps and complete(outputs, undisturbed):
                 break
-            batches += [
-                batch(outputs)
-                for _ in range(2 - len(batches))
+            sweeps += [
+                start_process(outputs)
+                for _ in range(2 - len(sweeps))
                 if not complete(outputs, undisturbed)
             ]
             on = moment(
                 outputs,
                 chance,
-                lambda: parts_of(batches)["kernel"],
-                lambda: not any(one.is_alive() for one in batches),
+                kernels=lambda sweeps=sweeps: parts_of(sweeps)["kernel"],
+                ended=lambda sweeps=sweeps: not any(one.is_alive() for one in sweeps),
             )
-            victims = parts_of(batches)
+            victims = parts_of(sweeps)
             for kind in (
                 chance.sample(["kernel", "run", "sweep"], chance.choice((1, 2)))
                 if victims["kernel"]
@@ -187,9 +191,9 @@ def test_killed_at_random_moments(tmp_path, undisturbed):
                 killed = kill(chance.choice(victims[kind])) if victims[kind] else 0
                 kills[kind], late = kills[kind] + killed, late + killed * on
             note_metrics(outputs, seen)
-        for one in batches:
+        for one in sweeps:
             one.join()
-        assert complete(outputs, undisturbed) or ended(batch(outputs, jobs=2)) == 0
+        assert complete(outputs, undisturbed) or exit_status(start_process(outputs, jobs=2)) == 0
         check(outputs, undisturbed, seen)
     print(f"{dict(kills)}, {late} of them after a tick or a stage, in {rounds} rounds")
     assert min(kills[kind] for kind in ("kernel", "run", "sweep")) >= 3
@@ -208,7 +212,7 @@ def begin(*words: str) -> subprocess.Popen:
 
 @pytest.fixture
 def cluster(tmp_path):
-    "A Dask scheduler and two workers, processes that their nurse starts again; the address and the nurse."
+    "A Dask scheduler and two workers restarted by their nanny; the address and the nanny."
     pytest.importorskip("distributed")
     file = tmp_path / "scheduler.json"
     common = ["--scheduler-file", str(file), "--no-dashboard"]
@@ -243,26 +247,26 @@ def cluster(tmp_path):
             process.wait()
 
 
-def workers(nurse: subprocess.Popen) -> list[psutil.Process]:
-    "The worker processes under their nurse."
-    return family([psutil.Process(nurse.pid)], "spawn_main")
+def workers(nanny: subprocess.Popen) -> list[psutil.Process]:
+    "The worker processes under their nanny."
+    return family([psutil.Process(nanny.pid)], "spawn_main")
 
 
 def test_dask_workers_are_killed(tmp_path, undisturbed, cluster):
     "The same grid on a cluster of two workers: one of them, a kernel and the client are killed."
-    address, nurse = cluster
+    address, nanny = cluster
     outputs, chance, kills, seen = tmp_path / "outputs", random.Random(1), Counter(), {}
-    client = batch(outputs, scheduler=address)
+    client = start_process(outputs, scheduler=address)
 
     def kernels():
-        return family(workers(nurse), "ipykernel_launcher")
+        return family(workers(nanny), "ipykernel_launcher")
 
     for kind in ("worker", "kernel", "client"):
         if not client.is_alive() and not complete(outputs, undisturbed):
-            client = batch(outputs, scheduler=address)
-        moment(outputs, chance, kernels, lambda: not client.is_alive())
+            client = start_process(outputs, scheduler=address)
+        moment(outputs, chance, kernels, lambda client=client: not client.is_alive())
         victims = {
-            "worker": [p for p in workers(nurse) if family([p], "ipykernel_launcher")],
+            "worker": [p for p in workers(nanny) if family([p], "ipykernel_launcher")],
             "kernel": kernels(),
             "client": [psutil.Process(client.pid)] if client.is_alive() else [],
         }[kind]
@@ -272,5 +276,5 @@ def test_dask_workers_are_killed(tmp_path, undisturbed, cluster):
     client.join()
     print(dict(kills))
     assert kills["worker"] == 1 and kills.total() >= 2
-    assert ended(batch(outputs, scheduler=address)) == 0
+    assert exit_status(start_process(outputs, scheduler=address)) == 0
     check(outputs, undisturbed, seen)

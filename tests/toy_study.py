@@ -1,4 +1,4 @@
-"""A study as small as can be, for tests of the batch: its notebook trains a toy GAN with checkpoints, then does some stages."""
+"""A minimal study for tests of sweeps: its notebook trains a toy GAN, then runs four stages."""
 
 import json
 import sys
@@ -24,9 +24,11 @@ PARAMETERS = {
     "fault": "",
 }
 NOTEBOOK = [
-    "from toy_study import STUDY, parts, train_toy\nfrom medgan_nb.experiments.study import parameters_in\nfrom medgan_nb.experiments.run import start",
+    "from toy_study import STUDY, parts, train_toy\n"
+    "from medgan_nb.experiments.study import parameters_in\n"
+    "from medgan_nb.experiments.run import start_run",
     "\n".join(f"{name} = {value!r}" for name, value in PARAMETERS.items()),
-    "run = start(STUDY, parameters_in(globals()))",
+    "run = start_run(STUDY, parameters_in(globals()))",
     "print(run.folder)\nweights = train_toy(run)",
     "results = parts(run, weights)",
     "run.finish(results)",
@@ -53,7 +55,10 @@ def configure(given: dict) -> tuple[dict, dict]:
 
 
 def train_toy(run) -> str:
-    "Train for forty steps, a checkpoint at each tick; a hash of the weights. Told to be slow, the second tick takes four seconds and each later one a quarter."
+    """Train for forty steps with a checkpoint at each tick, and return a hash of the weights.
+
+    With fault "slow" the second tick takes 4 s and each later one 0.25 s.
+    """
     import torch
 
     from medgan_nb.data.dataset import ImageSet
@@ -71,17 +76,20 @@ def train_toy(run) -> str:
         "toy",
         partial(Generator, 16, base=8),
         partial(Discriminator, 16, base=8),
-        d_nonsaturating,
-        g_nonsaturating,
+        discriminator_bce_loss,
+        generator_nonsaturating_loss,
         batch_size=8,
     )
     run.write_progress("training the GAN", kimg=0.32)
     slow = run.settings["fault"] == "slow"
 
     def pause(state, log):
-        return time.sleep(0.02 if not slow or len(log) < 2 else 4.0 if len(log) == 2 else 0.25)
+        if not slow or len(log) < 2:
+            time.sleep(0.02)
+        else:
+            time.sleep(4.0 if len(log) == 2 else 0.25)
 
-    made = train(
+    trained = train(
         recipe,
         images,
         kimg=0.32,
@@ -93,25 +101,21 @@ def train_toy(run) -> str:
         bar=False,
         hooks=[pause],
     )
-    return digest([value.tolist() for value in made.G.state_dict().values()])
+    return digest([value.tolist() for value in trained.G.state_dict().values()])
 
 
 def parts(run, weights: str) -> list[dict]:
-    "Four stages, of which one may be told to fail; a result of each."
+    "Four cached stages, one of which may fail; a result of each."
     fault = run.settings["fault"]
-    return [
-        dict(
-            table="parts",
-            row=str(k),
-            column=weights[:12],
-            value=run.cached(f"part-{k}", lambda: part(run, weights, k, fault)),
-        )
-        for k in range(4)
-    ]
+    results = []
+    for k in range(4):
+        value = run.cached(f"part-{k}", partial(part, run, weights, k, fault))
+        results.append({"table": "parts", "metric": weights[:12], "part": k, "value": value})
+    return results
 
 
 def part(run, weights: str, k: int, fault: str) -> float:
-    "One stage."
+    "A stage: a number that depends on the weights and `k`."
     time.sleep(0.1)
     if fault == "error" and k == 2:
         raise ValueError(f"planted in {run.folder}")
@@ -146,47 +150,57 @@ def write_notebook(path: Path) -> Path:
 def study(notebook: str) -> Study:
     "The toy study with its notebook at a path (without the ending)."
     return Study(
-        "toy",
-        "Toy",
-        notebook,
-        "A toy.",
-        PARAMETERS,
-        {"smoke": {"fault": ""}},
-        ("toy",),
-        "none",
-        "noise",
-        lambda preset: [{"seed": seed} for seed in range(4)],
-        configure,
-        *[None] * 4,
+        name="toy",
+        title="Toy",
+        notebook=notebook,
+        claim="A toy.",
+        parameters=PARAMETERS,
+        presets={"smoke": {"fault": ""}},
+        models=("toy",),
+        published_set="none",
+        simulated_set="noise",
+        grid=seed_grid,
+        configure=configure,
+        tables=None,
+        figures=None,
+        markdown_table=None,
+        narrative=None,
     )
+
+
+def seed_grid(preset: str) -> list[dict]:
+    return [{"seed": seed} for seed in range(4)]
 
 
 STUDY = study("toy")
 
 
-def grid(outputs: Path | str, seeds: int | str = 4, **also) -> list:
-    "Some runs under an outputs folder, whose parent holds the notebook."
-    from medgan_nb.experiments.grid import cells
+def grid(outputs: Path | str, seeds: int | str = 4, **common) -> list:
+    "Specifications of the first runs, under an outputs folder whose parent holds the notebook."
+    from medgan_nb.experiments.grid import run_specs
 
     outputs = Path(outputs).resolve()
     notebook = outputs.parent / "toy.ipynb"
     if not notebook.exists():
         write_notebook(notebook)
-    made = study(str(notebook.with_suffix("")))
-    return cells(made, made.grid("smoke")[: int(seeds)], {"outputs": str(outputs)} | also)
+    toy = study(str(notebook.with_suffix("")))
+    return run_specs(toy, toy.grid("smoke")[: int(seeds)], {"outputs": str(outputs)} | common)
+
+
+def main() -> int:
+    "Sweep the toy grid in the folder given; further words are parameters, and the scheduler."
+    from medgan_nb.experiments.sweep import start_sweep
+
+    outputs, *words = sys.argv[1:]
+    options = dict(word.split("=", 1) for word in words)
+    scheduler = options.pop("scheduler", "")
+    try:
+        sweep = start_sweep(grid(outputs, **options), jobs=2, scheduler=scheduler)
+        outcomes = sweep.wait(lambda line: print(line, flush=True))
+    except MedganError as error:
+        sys.exit(str(error))
+    return 0 if set(outcomes.values()) == {"done"} else 1
 
 
 if __name__ == "__main__":
-    from medgan_nb.experiments.grid import sweep
-
-    also = dict(
-        word.split("=", 1) for word in sys.argv[2:]
-    )  # parameters that all runs share, and the scheduler
-    address = also.pop("scheduler", "")
-    try:
-        outcome = sweep(grid(sys.argv[1], **also), jobs=2, scheduler=address).wait(
-            lambda line: print(line, flush=True)
-        )
-    except MedganError as error:
-        sys.exit(str(error))
-    sys.exit(0 if set(outcome.values()) == {"done"} else 1)
+    sys.exit(main())

@@ -20,7 +20,7 @@ import medgan_nb
 from ..core.errors import DataError
 from ..core.files import atomic_write, cache_dir, digest, sha256_file
 from .dataset import ImageSet
-from .formats.images import printable
+from .files import printable
 
 # %% ../../nbs/125_data.cache.ipynb #5d84f947
 _CODE_PACKAGES = (

@@ -22,7 +22,8 @@ from torch.nn.functional import affine_grid, grid_sample
 from ..core.errors import ConfigError, DataError, check_choice
 from ..core.random import stream
 from .dataset import FULL_SCALE, ImageSet
-from .formats.images import load_all, load_image, printable
+from .files import load_all, printable
+from .formats.images import load_image
 
 # %% ../../nbs/120_data.transforms.ipynb #6f2ab6ed
 RESIZE_MODES = ("crop", "stretch", "pad")

@@ -17,7 +17,7 @@ from ..experiments.run import Run, finished_runs
 from ..experiments.status import run_statuses
 from ..experiments.study import Study, project_root
 from .page import Part, page
-from ..studies.common.verdict import COLUMNS
+from ..studies.common.formatting import COLUMNS, table_rows
 from ..studies.registry import PRESETS
 from ..viz.grid import save_figure
 
@@ -96,7 +96,10 @@ def write_study(
     study: Study, runs: list[Run], folder: Path
 ) -> tuple[dict[str, list[dict]], list[Path]]:
     "Tables as CSV and figures as PNG of one study, nothing else left in the folder; the tables, and the figures' paths."
-    tables = study.tables(runs)
+    tables = {
+        name: table_rows(comparisons, study.labels)
+        for name, comparisons in study.tables(runs).items()
+    }
     for name, rows in tables.items():
         write_csv(folder / f"{name}.csv", rows)
     pictures = [
@@ -126,7 +129,7 @@ def shown_run(study: Study, runs: list[Run]) -> Run:
     def order(run: Run) -> tuple:
         params = run.config["params"]
         return (
-            run.config["variant"],
+            str(run.config["variant"]) if run.config["variant"] else "",
             params["model"] != study.parameters["model"],
             -params["dataset_size"],
             params["seed"],

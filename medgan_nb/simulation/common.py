@@ -43,7 +43,7 @@ def gaussian_line(distance: Tensor, width: float) -> Tensor:
 
 
 def round_thickness(q: Tensor) -> Tensor:
-    "Thickness of a round body along rays at `q` half widths from its axis: sqrt(1 - q^2), 0 outside."
+    "Thickness of a round body at `q` half widths from its axis: sqrt(1 - q^2), 0 outside."
     return (1 - q * q).clamp_min(0).sqrt()
 
 

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ADVERSARIAL', 'OASBUD', 'BCE', 'OASBUD_LOSSES', 'PEARSON', 'MODELS', 'dcgan_recipe', 'cgan_recipe',
            'stylegan2_recipe', 'stylegan2_ada_recipe', 'stylegan2_diffaugment_recipe', 'hybrid_recipe', 'oasbud_recipe',
-           'model_recipe']
+           'model_recipe', 'rebuild_recipe']
 
 # %% ../../nbs/490_training.registry.ipynb #73b792b2
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -378,10 +379,17 @@ def oasbud_recipe(
         reference_pairing=reference_pairing,
         settings={
             "size": size,
+            "layer_fix": layer_fix,
+            "style": style,
+            "spectral_norm": spectral_norm,
+            "minibatch_stddev": minibatch_stddev,
+            "growing": growing,
             "adversarial_loss": adversarial_loss,
+            "lambda_pixel": lambda_pixel,
+            "lambda_pearson": lambda_pearson,
             "pearson": pearson,
-            "G": G_options,
-            "D": D_options,
+            "n_critic": n_critic,
+            "width_divisor": width_divisor,
         },
     )
 
@@ -417,3 +425,23 @@ def model_recipe(name: str, size: int, n_classes: int = 1, **settings) -> Recipe
         If there is no such model.
     """
     return check_choice(name, MODELS, "model")(size, n_classes, **settings)
+
+# %% ../../nbs/490_training.registry.ipynb #14e16a20
+def rebuild_recipe(description: dict) -> Recipe:
+    "The recipe that a description was made from; raises `KeyError` or `ConfigError` where it fits no model."
+    build = check_choice(description["name"], MODELS, "model of these weights")
+    settings = dict(description["settings"] or {})
+    size = settings.pop("size")
+    known = {"z_dim": description["z_dim"], "batch_size": description["batch_size"]} | settings
+    accepted = _builder_arguments(build)
+    options = {name: value for name, value in known.items() if name in accepted}
+    return build(size, description["n_classes"], **options)
+
+
+def _builder_arguments(build: Callable[..., Recipe]) -> set[str]:
+    "Names of the arguments a builder takes; a variant of StyleGAN2 passes the ones it does not name on."
+    arguments = inspect.signature(build).parameters
+    names = set(arguments) - {"size", "n_classes"}
+    if any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values()):
+        names |= set(inspect.signature(stylegan2_recipe).parameters) - {"size", "n_classes"}
+    return names

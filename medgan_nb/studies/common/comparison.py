@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CONSISTENT', 'INCONSISTENT', 'SUPPORTED', 'CONTRADICTED', 'INCONCLUSIVE', 'SINGLE_RUN', 'NOT_REPORTED',
            'NOT_COMPARABLE', 'NOT_LEARNED', 'MIN_RUNS', 'Comparison', 'incomparable_reason', 'compare',
-           'compare_direction', 'with_p_values', 'paper_values']
+           'compare_direction', 'fact', 'with_p_values', 'paper_values']
 
 # %% ../../../nbs/801_studies.common.comparison.ipynb #c7a0fd98
 import csv
@@ -111,6 +111,37 @@ def compare_direction(result: Result, claimed_sign: int, paper: float | None = N
     else:
         verdict = SUPPORTED if (low > 0) == (claimed_sign > 0) else CONTRADICTED
     return Comparison(result, paper, verdict)
+
+
+def fact(
+    study: str, item: str, metric: str, value=None, note: str = "", *, paper=None, **fields
+) -> Comparison:
+    """A number that no training enters: a count, or what follows from the paper alone.
+
+    Parameters
+    ----------
+    study, item, metric : str
+        The study, what the number is about, and what it counts or measures.
+    value : float, str or None
+        The number.
+    note : str
+        How it follows.
+    paper : float, str or None
+        What the paper prints.
+    **fields
+        More fields of the result: `ci_low`, `ci_high`, `ci_method`, `table`.
+    """
+    fields = {"table": "audit"} | fields
+    result = Result(
+        study=study,
+        metric=metric,
+        condition={"item": item},
+        value=value,
+        n_runs=0,
+        note=note,
+        **fields,
+    )
+    return Comparison(result, paper)
 
 
 def with_p_values(comparisons: Iterable[Comparison], p_values: Iterable[float]) -> list[Comparison]:

@@ -11,7 +11,8 @@ from torch import nn
 from ...core.errors import DataError, WeightsError
 from ...core.random import seed_all
 from ...data.dataset import ImageSet
-from ...evaluation import classification as classify
+from ...evaluation.classification import train_classifier
+from ...evaluation.training import TrainConfig
 from ...experiments.run import Run
 from ...metrics.features import FeatureNetwork, inception, random_network
 from ...models.classifiers import SmallCNN
@@ -69,7 +70,7 @@ def study_feature_network(run: Run, images: ImageSet, epochs: int) -> FeatureNet
     network = SmallCNN(run.settings["size"], len(images.classes))
     if not (run.folder / CLASSIFIER_FILE).exists():
         run.write_progress("training the study's feature network")
-        classify.fit(network, images, classify.Plan(epochs=epochs), seed, device=run.device)
+        train_classifier(network, images, TrainConfig(epochs=epochs), seed, device=run.device)
         save_classifier(run, network)
     return classifier_features(run, network)
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...data.dataset import ImageSet
-from ...evaluation.statistics import t_interval, wilson
+from ...evaluation.statistics import t_interval, wilson_interval
 from ...metrics.features import FeatureNetwork, extract_features
 from ...metrics.fid import frechet_distance, frechet_ci
 from ...metrics.intensity import js_distance, js_ci
@@ -275,7 +275,7 @@ def memorization_results(sets: EvaluationSets, table: str = "quality") -> list[R
     ]
     if len(held_out) >= MIN_HELD_OUT:
         flagged = flag_memorized(train, fake, held_out)
-        low, high = wilson(int(flagged["flagged"].sum()), len(fake))
+        low, high = wilson_interval(int(flagged["flagged"].sum()), len(fake))
         results.append(
             Result(
                 table=table,

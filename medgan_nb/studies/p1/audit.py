@@ -12,14 +12,14 @@ from math import log
 import numpy as np
 from scipy.stats import fisher_exact
 
-from ...evaluation.statistics import wilson
-from ..common.verdict import reference, row
+from ...evaluation.statistics import wilson_interval
+from ..common.comparison import Comparison, fact, paper_values
 
 # %% ../../../nbs/821_studies.p1.audit.ipynb #4bb60f92
 def printed_rows() -> dict[str, dict]:
     "Table IV by row: `n` and the printed figures of each class, and the accuracy."
     rows = {}
-    for r in reference("1-table4-classification"):
+    for r in paper_values("1-table4-classification"):
         found = rows.setdefault(r["row"], {"accuracy": float(r["accuracy"]), "data": r["data"]})
         found[r["class"]] = {
             "n": int(r["support"]),
@@ -50,20 +50,20 @@ def counts_behind(printed: dict) -> list[tuple[int, int]]:
     return [(b, m) for b in range(n[0] + 1) for m in range(n[1] + 1) if fits((b, m))]
 
 # %% ../../../nbs/821_studies.p1.audit.ipynb #666d5959
-def table4_audit() -> list[dict]:
+def table4_audit() -> list[Comparison]:
     "The counts behind each row of Table IV and what follows from them."
     printed, rows = printed_rows(), []
     counts = {name: counts_behind(r) for name, r in printed.items()}
     for name, r in printed.items():
         n = r["B"]["n"] + r["M"]["n"]
-        low, high = wilson(sum(counts[name][0]), n)
+        low, high = wilson_interval(sum(counts[name][0]), n)
         pairs = " or ".join(f"{b}/{r['B']['n']} and {m}/{r['M']['n']}" for b, m in counts[name])
         rows.append(
-            row(
+            fact(
+                "p1",
                 name,
-                "right answers",
+                "correct",
                 sum(counts[name][0]),
-                runs=1,
                 note=f"benign and malignant: {pairs}; accuracy {100 * r['accuracy']:.0f} %, "
                 f"95 % interval {100 * low:.0f} to {100 * high:.0f} %",
             )
@@ -75,9 +75,10 @@ def table4_audit() -> list[dict]:
         )
         left = [(b - g_b, m - g_m) for b, m in counts[f"{model}-H"]]
         rows.append(
-            row(
+            fact(
+                "p1",
                 f"{model}-H without {model}-G",
-                "% of real scans right",
+                "% of real images correct",
                 100 * sum(left[0]) / (n_b + n_m),
                 paper=95.0,
                 note=f"{' or '.join(str(b + m) for b, m in left)} of {n_b} + {n_m} real scans, training scans among them; row Real says 95 % of 40",
@@ -85,7 +86,8 @@ def table4_audit() -> list[dict]:
         )
     test = printed["Real"]["B"]["n"], printed["Real"]["M"]["n"]
     rows.append(
-        row(
+        fact(
+            "p1",
             "Real",
             "malignant test scans",
             test[1],
@@ -93,7 +95,8 @@ def table4_audit() -> list[dict]:
         )
     )
     rows.append(
-        row(
+        fact(
+            "p1",
             "Real",
             "benign test scans",
             test[0],
@@ -103,7 +106,8 @@ def table4_audit() -> list[dict]:
     generated = [sum(counts[f"{model}-G"][0]) for model in ("M0", "M1")]
     p = fisher_exact([[k, 100 - k] for k in generated]).pvalue
     rows.append(
-        row(
+        fact(
+            "p1",
             "M0-G against M1-G",
             "p",
             p,
@@ -168,10 +172,10 @@ def within_digits(printed: dict, draws: int = 4000) -> dict[str, np.ndarray]:
     return {key: value[meets] for key, value in found.items()}
 
 # %% ../../../nbs/821_studies.p1.audit.ipynb #563dfa6b
-def table5_audit() -> list[dict]:
+def table5_audit() -> list[Comparison]:
     "The lesion's own scores behind each row of Table V, with the range that the printed digits leave."
     rows = []
-    for r in reference("1-table5-segmentation"):
+    for r in paper_values("1-table5-segmentation"):
         printed = {key: float(r[key]) for key in ("accuracy", "recall", "precision", "dice", "iou")}
         found = within_digits(printed)
         for key, title in (
@@ -183,20 +187,23 @@ def table5_audit() -> list[dict]:
         ):
             value = found[key]
             rows.append(
-                row(
+                fact(
+                    "p1",
                     r["model"],
                     title,
                     float(value[0]),
-                    float(value.min()),
-                    float(value.max()),
+                    ci_low=float(value.min()),
+                    ci_high=float(value.max()),
+                    ci_method="range that the printed digits leave",
                     paper=printed.get(key),
                     note="printed is the mean with the background" if key in printed else "",
                 )
             )
         rows.append(
-            row(
+            fact(
+                "p1",
                 r["model"],
-                "accuracy of marking nothing",
+                "accuracy of an empty mask",
                 1 - float(found["pixel_prevalence"][0]),
                 paper=printed["accuracy"],
             )
@@ -204,25 +211,28 @@ def table5_audit() -> list[dict]:
     return rows
 
 # %% ../../../nbs/821_studies.p1.audit.ipynb #f086d437
-def other_audit() -> list[dict]:
+def other_audit() -> list[Comparison]:
     "What the curves' printed levels, the abstract and Table VI imply."
     rmse = 10 ** (-12 / 20)
-    claims = {r["claim"]: r for r in reference("1-abstract-claims")}
+    claims = {r["claim"]: r for r in paper_values("1-abstract-claims")}
     rows = [
-        row(
+        fact(
+            "p1",
             "Inception Score (proxy)",
             "most E KL can be",
             log(2),
             paper=0.6,
             note=f"exp(0.6) = {np.exp(0.6):.2f} of at most 2; exp(E KL) cannot be below 1",
         ),
-        row(
+        fact(
+            "p1",
             "PSNR 12 dB",
             "error as share of full range",
             rmse,
             note=f"with PCC 0.55 grey levels spread by {rmse / np.sqrt(2 * (1 - 0.55)):.2f}",
         ),
-        row(
+        fact(
+            "p1",
             "accuracy of the auxiliary classifier",
             "fraction",
             paper=float(claims["classifier accuracy"]["value"]),
@@ -230,7 +240,8 @@ def other_audit() -> list[dict]:
         ),
     ]
     rows += [
-        row(
+        fact(
+            "p1",
             f"abstract: {name}",
             "fraction",
             paper=float(r["value"]),
@@ -240,17 +251,17 @@ def other_audit() -> list[dict]:
         if "no" in r["agrees_with_table"].split()
     ]
     return rows + [
-        row(
+        fact(
+            "p1",
             f"Table VI: {r['model']}",
             "Dice (%)",
             paper=float(r["dice_percent"]),
-            verdict="not comparable (other task)" if "RFNet" in r["model"] else "no reference",
             note=r["remarks"],
         )
-        for r in reference("1-table6-comparison")
+        for r in paper_values("1-table6-comparison")
     ]
 
 
-def audit_table() -> list[dict]:
+def audit_table() -> list[Comparison]:
     "All of it, as one table."
     return table4_audit() + table5_audit() + other_audit()

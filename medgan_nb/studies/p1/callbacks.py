@@ -15,7 +15,7 @@ from ...data.dataset import ImageSet
 from ...evaluation.scores import probabilities
 from ...metrics.fid import frechet_distance
 from ...metrics.similarity import pearson, psnr, ssim
-from ..common.generated import same_class_pairs
+from ..common.quality import same_class_partners
 from ...training.batch import Batch
 from ...training.callbacks import Callback
 from ...training.checkpoint import restore
@@ -114,7 +114,7 @@ class Curves(Callback):
         super().__init__()
         self.images = held.select(np.random.default_rng(seed).permutation(len(held))[:most])
         self.train_images, self.seed, self.auxiliary = train, seed, auxiliary
-        self.paired = held.batch(torch.as_tensor(same_class_pairs(self.images, held, seed)))
+        self.paired = held.batch(torch.as_tensor(same_class_partners(self.images, held, seed)))
 
     def describe(self) -> dict:
         return {"curves": [len(self.images), self.seed, self.images.fingerprint[:12]]}
@@ -125,8 +125,8 @@ class Curves(Callback):
         features, logits = aux.read(fake)
         kl, score = inception_scores(logits)
 
-        def right(found):
-            return float((found.argmax(1) == self.images.labels).mean())
+        def accuracy(logits):
+            return float((logits.argmax(1) == self.images.labels).mean())
 
         return {
             "ssim": float(ssim(fake, self.paired).mean()),
@@ -135,8 +135,8 @@ class Curves(Callback):
             "fd": frechet_distance(aux.read(self.train_images.batch())[0], features),
             "is_log": kl,
             "is_exp": score,
-            "aux_real": right(aux.read(self.images.batch())[1]),
-            "aux_fake": right(logits),
+            "aux_real": accuracy(aux.read(self.images.batch())[1]),
+            "aux_fake": accuracy(logits),
             "distance": mean_distance(fake),
         }
 

@@ -6,35 +6,20 @@
 __all__ = ['BATCH_SIZE', 'EPOCHS', 'audit_table']
 
 # %% ../../../nbs/882_studies.p4.audit.ipynb #2cda7be4
-from ...evaluation.statistics import two_proportions, wilson
-from ..common.comparison import Comparison, paper_values
-from ..common.results import Result
+from ...evaluation.statistics import two_proportion_z_test, wilson_interval
+from ..common.comparison import Comparison, fact, paper_values
 
 # %% ../../../nbs/882_studies.p4.audit.ipynb #5c5b5ce4
 BATCH_SIZE, EPOCHS = 32, 5  # of the usual classifier for such a set; the paper names neither
 
 
-def _fact(item: str, metric: str, value: float, note: str = "", **interval) -> Comparison:
-    "A number that follows from the paper alone."
-    return Comparison(
-        Result(
-            study="p4",
-            table="audit",
-            metric=metric,
-            condition={"item": item},
-            value=value,
-            n_runs=0,
-            note=note,
-            **interval,
-        )
-    )
-
-
 def _wilson_fact(item: str, k: int, n: int) -> Comparison:
     "An accuracy with Wilson's interval."
-    low, high = wilson(k, n)
+    low, high = wilson_interval(k, n)
     interval = {"ci_low": 100 * low, "ci_high": 100 * high, "ci_method": "Wilson"}
-    return _fact(item, "accuracy (%)", 100 * k / n, "interval of the printed number", **interval)
+    return fact(
+        "p4", item, "accuracy (%)", 100 * k / n, note="interval of the printed number", **interval
+    )
 
 
 def audit_table() -> list[Comparison]:
@@ -45,7 +30,8 @@ def audit_table() -> list[Comparison]:
     n, n_pneumonia = int(counts["test"]["total"]), int(counts["test"]["pneumonia"])
     correct = {arm: round(accuracy[arm] * n / 100) for arm in "AB"}
     facts = [
-        _fact(
+        fact(
+            "p4",
             f"{arm}: correct of {n}",
             "count",
             correct[arm],
@@ -54,9 +40,10 @@ def audit_table() -> list[Comparison]:
         for arm in "AB"
     ]
     facts += [_wilson_fact(f"{arm}: accuracy", correct[arm], n) for arm in "AB"]
-    z, p = two_proportions(correct["A"], n, correct["B"], n)
+    z, p = two_proportion_z_test(correct["A"], n, correct["B"], n)
     facts.append(
-        _fact(
+        fact(
+            "p4",
             "B - A",
             "images",
             correct["B"] - correct["A"],
@@ -64,12 +51,15 @@ def audit_table() -> list[Comparison]:
         )
     )
     facts.append(
-        _fact("always pneumonia", "accuracy (%)", 100 * n_pneumonia / n, "the majority baseline")
+        fact(
+            "p4", "always pneumonia", "accuracy (%)", 100 * n_pneumonia / n, "the majority baseline"
+        )
     )
     for arm in "AB":
         normals = correct[arm] - n_pneumonia
         facts.append(
-            _fact(
+            fact(
+                "p4",
                 f"{arm}: recall of normals if every pneumonia is found",
                 "%",
                 100 * normals / (n - n_pneumonia),
@@ -82,9 +72,9 @@ def audit_table() -> list[Comparison]:
 def _other_pair(printed: dict, n: int) -> Comparison:
     "The second pair of accuracies, of the text."
     a, b = (float(printed["section IV-B", arm]["accuracy_percent"]) for arm in "AB")
-    z, p = two_proportions(round(a * n / 100), n, round(b * n / 100), n)
+    z, p = two_proportion_z_test(round(a * n / 100), n, round(b * n / 100), n)
     note = f"z = {abs(z):.1f}, p = {p:.1g}; cannot be the same experiment as the table"
-    return _fact("section IV-B: B - A", "points", b - a, note)
+    return fact("p4", "section IV-B: B - A", "points", b - a, note)
 
 
 def _training_sets(counts: dict) -> list[Comparison]:
@@ -94,9 +84,10 @@ def _training_sets(counts: dict) -> list[Comparison]:
     steps = [-(-int(part["total"]) // BATCH_SIZE) * EPOCHS for part in (train, augmented)]
     shift = "moved towards the test set's, whatever the images show"
     return [
-        _fact("share of normals in training, A", "%", shares[0]),
-        _fact("share of normals in training, B", "%", shares[1], shift),
-        _fact(
+        fact("p4", "share of normals in training, A", "%", shares[0]),
+        fact("p4", "share of normals in training, B", "%", shares[1], shift),
+        fact(
+            "p4",
             "optimiser steps, B over A",
             "%",
             100 * (steps[1] / steps[0] - 1),

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ...core.files import write_json
 from ...data.dataset import ImageSet
-from ...evaluation.classification import Arm, Plan, arms, trial
-from ...evaluation.scores import scores
-from ...evaluation.statistics import wilson
+from ...evaluation.classification import Arm, classification_arms, train_and_evaluate
+from ...evaluation.scores import classification_metrics
+from ...evaluation.statistics import wilson_interval
+from ...evaluation.training import TrainConfig, build_seeded
 from ...experiments.run import Run
 from ...metrics.memorization import flag_memorized
 from ...metrics.similarity import mean_pairwise_ssim
@@ -84,8 +85,10 @@ def train_arms(
     run: Run, synthetic: ImageSet, progress: Callable[[str], None] = print
 ) -> dict[str, dict]:
     "Train and test every arm: title, number of images, steps, seconds, log and logits of each."
-    config = Plan(epochs=run.settings["classifier_epochs"])
-    chosen = arms(run.data["train"], synthetic, config, run.config["params"]["seed"], MINORITY)
+    config = TrainConfig(epochs=run.settings["classifier_epochs"])
+    chosen = classification_arms(
+        run.data["train"], synthetic, config, run.config["params"]["seed"], MINORITY
+    )
     if run.settings["arms"] == "paper":
         chosen = [arm for arm in chosen if arm.name in ("A", "B")]
     trained = {}
@@ -101,22 +104,17 @@ def train_arms(
 
 def _train_arm(run: Run, arm: Arm) -> dict:
     "Train and test one arm; arm A's network is kept."
-    networks = []
-
-    def build():
-        networks.append(SmallCNN(run.settings["size"]))
-        return networks[0]
-
     seed = run.config["params"]["seed"]
-    outcome = trial(arm, run.data["test"], seed, build, device=run.device)
+    network = build_seeded(lambda: SmallCNN(run.settings["size"]), seed)
+    outcome = train_and_evaluate(network, arm, run.data["test"], seed, device=run.device)
     if arm.name == "A":
-        save_classifier(run, networks[0])
+        save_classifier(run, outcome.network)
     return {
         "title": arm.title,
         "images": len(arm.images),
         "steps": outcome.steps,
         "seconds": round(outcome.seconds, 2),
-        "accuracy": outcome.scores["accuracy"],
+        "accuracy": outcome.metrics["accuracy"],
         "log": outcome.log,
         "logits": [round(float(logit), 4) for logit in outcome.logits],
     }
@@ -139,7 +137,7 @@ def accuracy_results(run: Run, trained: dict[str, dict]) -> list[Result]:
     "Accuracy and recalls of each arm with Wilson intervals, balanced accuracy, F1 and AUC."
     test, results = run.data["test"], []
     for name, arm in trained.items():
-        measured = scores(test.labels, np.array(arm["logits"]), test.classes)
+        measured = classification_metrics(test.labels, np.array(arm["logits"]), test.classes)
         confusion = np.array(measured["confusion"])
         shared = {"table": "accuracy", "note": arm["title"]}
         results.append(
@@ -169,7 +167,7 @@ def accuracy_results(run: Run, trained: dict[str, dict]) -> list[Result]:
 
 def _proportion(metric: str, k: int, n: int, condition: dict, shared: dict) -> Result:
     "k of n with Wilson's interval."
-    low, high = wilson(int(k), int(n))
+    low, high = wilson_interval(int(k), int(n))
     return Result(
         metric=metric,
         condition=condition,
@@ -223,7 +221,8 @@ def confusions(run: Run, trained: dict[str, dict]) -> tuple[dict[str, np.ndarray
     "Confusion matrices of A and B (rows are the true classes), and the classes."
     test = run.data["test"]
     measured = {
-        name: scores(test.labels, np.array(trained[name]["logits"]), test.classes) for name in "AB"
+        name: classification_metrics(test.labels, np.array(trained[name]["logits"]), test.classes)
+        for name in "AB"
     }
     return {name: np.array(s["confusion"]) for name, s in measured.items()}, test.classes
 

@@ -158,7 +158,9 @@ def load_images(
     dataset: str, data_dir: str, size: int, resize_mode: str, equalize: str
 ) -> ImageSet:
     "The images at a size; the last ones asked for are kept, as the runs of a grid ask for the same."
-    return registry.load(dataset, data_dir or None, size=size, fit=resize_mode, equalize=equalize)
+    return registry.load(
+        dataset, data_dir or None, size=size, resize_mode=resize_mode, equalize=equalize
+    )
 
 # %% ../../../nbs/880_studies.p4.study.ipynb #da4bca4c
 def gan_images(run: Run) -> ImageSet:

@@ -13,8 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...core.files import read_json
-from ...evaluation.scores import scores
-from ...evaluation.statistics import group_bootstrap, mcnemar, paired_difference, wilson
+from ...evaluation.scores import classification_metrics
+from medgan_nb.evaluation.statistics import (
+    cluster_bootstrap,
+    mcnemar_test,
+    paired_difference,
+    wilson_interval,
+)
 from ...experiments.run import Run
 from medgan_nb.studies.common.comparison import (
     Comparison,
@@ -96,7 +101,7 @@ def accuracy_table(runs: list[Run]) -> list[Comparison]:
 def _accuracy(found: Predictions, arm: str, condition: dict) -> Result:
     "Mean accuracy of an arm in percent, with its interval."
     correct = found.correct(arm)
-    mean, low, high = (100 * value for value in group_bootstrap(correct, found.groups))
+    mean, low, high = (100 * value for value in cluster_bootstrap(correct, found.groups))
     n_runs, n = correct.shape
     sd = f"; sd over seeds {100 * correct.mean(1).std(ddof=1):.2f}" if n_runs > 1 else ""
     return Result(
@@ -116,7 +121,9 @@ def _accuracy(found: Predictions, arm: str, condition: dict) -> Result:
 
 def _other_scores(found: Predictions, arm: str, condition: dict) -> list[Result]:
     "Means over runs of the scores besides accuracy, as fractions."
-    runs = [scores(found.labels, logits, found.classes) for logits in found.logits[arm]]
+    runs = [
+        classification_metrics(found.labels, logits, found.classes) for logits in found.logits[arm]
+    ]
     values = {("recall", name): [run["recall"][name] for run in runs] for name in found.classes}
     for metric, key in (("balanced accuracy", "balanced_accuracy"), ("F1", "f1"), ("AUC", "auc")):
         values[metric, ""] = [run.get(key) for run in runs]
@@ -199,7 +206,7 @@ def single_run_table(runs: list[Run]) -> list[Comparison]:
     for run in own_runs(runs):
         found = predictions([run])
         correct = {arm: found.correct(arm)[0] for arm in "AB"}
-        lost, gained, p = mcnemar(correct["A"], correct["B"])
+        lost, gained, p = mcnemar_test(correct["A"], correct["B"])
         shared = {
             "study": "p4",
             "table": "single_runs",
@@ -207,7 +214,7 @@ def single_run_table(runs: list[Run]) -> list[Comparison]:
             "n": len(found.labels),
         }
         for arm in "AB":
-            low, high = wilson(int(correct[arm].sum()), len(found.labels))
+            low, high = wilson_interval(int(correct[arm].sum()), len(found.labels))
             accuracy = Result(
                 **shared,
                 metric="accuracy (%)",
@@ -327,7 +334,7 @@ def _single_run_sentence(runs: list[Run]) -> str:
     "What each run alone would have said."
     found = predictions(runs)
     a, b = found.correct("A"), found.correct("B")
-    p_values = [mcnemar(*pair)[2] for pair in zip(a, b)]
+    p_values = [mcnemar_test(*pair)[2] for pair in zip(a, b)]
     n_gains = int((b.mean(1) > a.mean(1)).sum())
     n_significant = sum(p < 0.05 for p in p_values)
     return (
