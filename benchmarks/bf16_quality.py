@@ -1,12 +1,17 @@
-"""Does training in bf16 cost quality? The same data and seeds in bf16 and in fp32, and the Frechet distance of each.
+"""Does training in bf16 cost quality? The same data and seeds in bf16 and in fp32, and the Frechet
+distance of each.
 
-    python benchmarks/bf16_quality.py                                       simulated ultrasound, about five minutes on one core
+    python benchmarks/bf16_quality.py                                       simulated ultrasound,
+    about five minutes on one core
     python benchmarks/bf16_quality.py --data busi --data-dir DATASETS       the real images
     python benchmarks/bf16_quality.py --kimg 20 --seeds 5 --channel-base 2048 --json quality.json
 
-StyleGAN2 with adaptive augmentation at 32 px, narrow. A seed fixes initial weights, latents, noise and the order of images, and the
-two precisions share it. Distances are taken between the training images and as many samples of the averaged generator, in the
-features of a fixed random network. The claim holds if bf16's mean differs from fp32's by less than fp32's seeds differ among
+StyleGAN2 with adaptive augmentation at 32 px, narrow. A seed fixes initial weights, latents, noise
+and the order of images, and the
+two precisions share it. Distances are taken between the training images and as many samples of the
+averaged generator, in the
+features of a fixed random network. The claim holds if bf16's mean differs from fp32's by less than
+fp32's seeds differ among
 themselves; one pair of seeds, or one run each, cannot say.
 """
 

@@ -1,4 +1,6 @@
-"Switch between the heap as the system gives it and one that keeps freed memory, within one process."
+"""Switch between the heap as the system gives it and one that keeps freed memory, within one
+process.
+"""
 
 import ctypes
 
@@ -6,7 +8,9 @@ from medgan_nb.core.device import retain_heap
 
 
 def heap(kept):
-    "Keep freed memory in the process, or give it back as glibc does once its thresholds have adapted to large blocks."
+    """Keep freed memory in the process, or give it back as glibc does once its thresholds have
+    adapted to large blocks.
+    """
     if kept:
         retain_heap()
     else:

@@ -1,11 +1,16 @@
-"""Time RF to B-mode against SciPy and scikit-image, frame by frame in turn, and a whole set of 200 frames.
+"""Time RF to B-mode against SciPy and scikit-image, frame by frame in turn, and a whole set of 200
+frames.
 
     python benchmarks/ultrasound.py                                 one thread, about a minute
-    python benchmarks/ultrasound.py --cpu --json ultrasound.json    processor time, on a machine that does other things too
+    python benchmarks/ultrasound.py --cpu --json ultrasound.json    processor time, on a machine
+    that does other things too
 
-The peer is the loop that public loaders have: scipy.signal.hilbert along depth, skimage.transform.resize_local_mean to the
-pitch of the lines, the logarithm, and again to 256 x 256. The pictures must agree to 2e-4 of [-1, 1], which is 1e-4 of
-full scale. The peak is that of the process with one frame in memory at a time, as they come from a file.
+The peer is the loop that public loaders have: scipy.signal.hilbert along depth,
+skimage.transform.resize_local_mean to the
+pitch of the lines, the logarithm, and again to 256 x 256. The pictures must agree to 2e-4 of [-1,
+1], which is 1e-4 of
+full scale. The peak is that of the process with one frame in memory at a time, as they come from a
+file.
 """
 
 import argparse
@@ -20,7 +25,13 @@ import torch
 from scipy.signal import hilbert
 from skimage.transform import resize_local_mean
 
-from medgan_nb.data.ultrasound import DEPTH_STEP_MM, LINE_STEP_MM, bmode, bmode_images, resample_to_square
+from medgan_nb.data.ultrasound import (
+    DEPTH_STEP_MM,
+    LINE_STEP_MM,
+    bmode,
+    bmode_images,
+    resample_to_square,
+)
 from medgan_nb.simulation.ultrasound_rf import load as load_simulated
 
 SHAPE, SIZE = (1824, 510), 256

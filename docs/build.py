@@ -1,8 +1,11 @@
-"""Build the site: `python docs/build.py [FOLDER]`. Puts the pages together in FOLDER/_proc and lets Sphinx render them to FOLDER/_docs (the project's
+"""Build the site: `python docs/build.py [FOLDER]`. Puts the pages together in FOLDER/_proc and lets
+Sphinx render them to FOLDER/_docs (the project's
 own folder unless another is given); a warning is an error.
 
-The library's pages are the notebooks of nbs/ with their stored outputs and nbdev's directives taken out; a reference read from the source (without
-importing it) stands at the end of each. The studies' pages and the front page are written from outputs/published/.
+The library's pages are the notebooks of nbs/ with their stored outputs and nbdev's directives taken
+out; a reference read from the source (without
+importing it) stands at the end of each. The studies' pages and the front page are written from
+outputs/published/.
 """
 
 import shutil

@@ -1,4 +1,6 @@
-"""The site: Sphinx and MyST-NB over the pages that build.py puts together. Nothing is run here and nothing is fetched."""
+"""The site: Sphinx and MyST-NB over the pages that build.py puts together. Nothing is run here and
+nothing is fetched.
+"""
 
 import html
 import sys

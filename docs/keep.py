@@ -1,6 +1,8 @@
-"""Keep the executed notebook of the run that a study's page shows: `python docs/keep.py p4 OUTPUTS`, once its runs are published.
+"""Keep the executed notebook of the run that a study's page shows: `python docs/keep.py p4
+OUTPUTS`, once its runs are published.
 
-Widget state, papermill's bookkeeping, folders of this machine, and pictures of patients that may not be passed on (cells tagged `patients`) do not go along.
+Widget state, papermill's bookkeeping, folders of this machine, and pictures of patients that may
+not be passed on (cells tagged `patients`) do not go along.
 """
 
 import json
@@ -23,7 +25,9 @@ PRIVATE = re.compile(
 
 
 def light(output: dict) -> dict:
-    "An output with its picture in at most 256 colours: grey images stay as they are, and it takes fewer bytes."
+    """An output with its picture in at most 256 colours: grey images stay as they are, and it takes
+    fewer bytes.
+    """
     data = output.get("data", {})
     if "image/png" not in data:
         return output

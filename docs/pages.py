@@ -1,4 +1,6 @@
-"""The pages of the site: library from nbs/, studies and front page from outputs/published/, how-tos from docs/."""
+"""The pages of the site: library from nbs/, studies and front page from outputs/published/, how-tos
+from docs/.
+"""
 
 import json
 import re
@@ -74,7 +76,9 @@ def library(source: Path) -> None:
 
 
 def shown(part: dict) -> dict | None:
-    "A cell as a reader sees it: hidden and housekeeping cells left out, nbdev's directives taken out of the rest."
+    """A cell as a reader sees it: hidden and housekeeping cells left out, nbdev's directives taken
+    out of the rest.
+    """
     text = "".join(part["source"])
     if part["cell_type"] == "code" and re.search(r"#\s*\|\s*(hide|default_exp)\b", text):
         return None
@@ -191,7 +195,9 @@ def sentences(text: str) -> list[str]:
 
 
 def caption(stem: str) -> str:
-    "A figure's heading from the name of its file: `fig5_6_real_films` is `Fig. 5 and 6 of the paper: real films`."
+    """A figure's heading from the name of its file: `fig5_6_real_films` is `Fig. 5 and 6 of the
+    paper: real films`.
+    """
     numbers, words = re.fullmatch(r"(?:fig(\d+(?:_\d+)*)_)?(.+)", stem).groups()
     words = words.replace("_", " ")
     return (
@@ -223,7 +229,9 @@ def table(rows: list[dict]) -> str:
 
 
 def notebook(study, runs: list, folder: Path) -> None:
-    "The executed notebook of the run that is shown, or the notebook as it is stored, which says so."
+    """The executed notebook of the run that is shown, or the notebook as it is stored, which says
+    so.
+    """
     kept = [
         path
         for path in [ROOT / "docs" / "executed" / f"{study.name}.ipynb"]

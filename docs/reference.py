@@ -1,4 +1,6 @@
-"""The reference of a module, read from its source: signatures, and docstrings with their sections as tables."""
+"""The reference of a module, read from its source: signatures, and docstrings with their sections
+as tables.
+"""
 
 import ast
 import re
@@ -100,7 +102,9 @@ def cell(text: str) -> str:
 
 
 def formulas(text: str) -> str:
-    "Docstrings are plain text: what Markdown would take for emphasis or HTML outside of backticks is escaped."
+    """Docstrings are plain text: what Markdown would take for emphasis or HTML outside of backticks
+    is escaped.
+    """
     parts = re.split(r"(`[^`]*`)", text)
     return "".join(
         part if part.startswith("`") else re.sub(r"([*_<>\[\]$])", r"\\\1", part) for part in parts

@@ -1,4 +1,5 @@
-"""What a Fréchet distance means on small sets: our own simulation, run each time the site is built."""
+"""What a Fréchet distance means on small sets: our own simulation, run each time the site is built.
+"""
 
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def features(n: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def one(n: int, seed: int) -> dict[str, float]:
-    "An honest generator (fresh draws of the same distribution) and a copying one, measured against n training images."
+    """An honest generator (fresh draws of the same distribution) and a copying one, measured
+    against n training images.
+    """
     rng = np.random.default_rng([n, seed])
     train = features(n, rng)
     fakes = {"honest": features(n, rng), "copy": train + rng.normal(size=train.shape) * 0.01}
@@ -38,7 +41,9 @@ def one(n: int, seed: int) -> dict[str, float]:
 
 
 def detectable(n: int) -> str:
-    "The true accuracy that a reading test of n images shows to differ from guessing with a power of 80 %, at p < 0.05 on both sides."
+    """The true accuracy that a reading test of n images shows to differ from guessing with a power
+    of 80 %, at p < 0.05 on both sides.
+    """
     critical = next(k for k in range(n // 2, n + 1) if binomtest(k, n).pvalue < 0.05)
     return f"{next(p for p in np.arange(0.5, 1, 0.005) if binom.sf(critical - 1, n, p) >= 0.8):.0%}"
 

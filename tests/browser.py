@@ -1,4 +1,6 @@
-"""A headless Chromium driven over its DevTools protocol: open, press keys, click, evaluate, look; and what it asked the network for."""
+"""A headless Chromium driven over its DevTools protocol: open, press keys, click, evaluate, look;
+and what it asked the network for.
+"""
 
 import base64
 import json

@@ -1,4 +1,6 @@
-"""What the tests share: one thread a test process, and the folder of real images where there is one."""
+"""What the tests share: one thread a test process, and the folder of real images where there is
+one.
+"""
 
 import os
 import subprocess
@@ -16,7 +18,9 @@ FIRST = ("test_study", "test_resume", "test_notebooks")
 
 
 def pytest_collection_modifyitems(items):
-    "Long tests first, so that the workers end together; tests that share a costly run stay on one worker."
+    """Long tests first, so that the workers end together; tests that share a costly run stay on one
+    worker.
+    """
     items.sort(
         key=lambda item: (
             FIRST.index(item.module.__name__) if item.module.__name__ in FIRST else len(FIRST)
@@ -40,7 +44,9 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory) -> Path:
-    "The folder of a finished run of p4, preset smoke, on simulated films; MEDGAN_SMOKE_RUN names one made before."
+    """The folder of a finished run of p4, preset smoke, on simulated films; MEDGAN_SMOKE_RUN names
+    one made before.
+    """
     if os.environ.get("MEDGAN_SMOKE_RUN"):
         return Path(os.environ["MEDGAN_SMOKE_RUN"])
     outputs = tmp_path_factory.mktemp("smoke")

@@ -1,4 +1,6 @@
-"""Widgets where people use them: JupyterLab in a real browser runs study 4, shows the widgets, and a slider changes the picture."""
+"""Widgets where people use them: JupyterLab in a real browser runs study 4, shows the widgets, and
+a slider changes the picture.
+"""
 
 import json
 import os
@@ -102,7 +104,9 @@ def notebook(path: Path, cells: list[str]) -> None:
 
 
 def run_all(browser: Browser, address: str, name: str, ready: str, seconds: float) -> None:
-    "Open a notebook, run its cells, wait for what must appear; a traceback in an output ends the wait."
+    """Open a notebook, run its cells, wait for what must appear; a traceback in an output ends the
+    wait.
+    """
     browser.open(
         f"{address}/lab/tree/{name}?reset",
         "window.jupyterapp && document.querySelector('.jp-Notebook .jp-Cell')",

@@ -1,4 +1,6 @@
-"""Image files and folders that are not what they should be: each is read by the stated rule or refused by name."""
+"""Image files and folders that are not what they should be: each is read by the stated rule or
+refused by name.
+"""
 
 import io
 import os
@@ -68,7 +70,8 @@ def chest(tmp_path):
     return tmp_path / "chest_xray"
 
 
-# --- damaged files ---------------------------------------------------------------------------------------------------
+# --- damaged files
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9, 0.99])
@@ -107,7 +110,8 @@ def test_wrong_ending_is_no_fault(put):
     assert np.array_equal(load_image(put(encoded(FILM), "film.jpeg")), FILM)
 
 
-# --- what a file may hold ---------------------------------------------------------------------------------------------
+# --- what a file may hold
+# ---------------------------------------------------------------------------------------------
 
 
 def test_eight_and_sixteen_bits(put):
@@ -231,7 +235,8 @@ def test_bomb_is_refused_before_decoding(put):
     refused(put(png(MAX_PIXELS // 8000 + 1, 8000, 8, 0, b"\0" * 1000)), "at most 80 million")
 
 
-# --- names and folders ------------------------------------------------------------------------------------------------
+# --- names and folders
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -365,7 +370,8 @@ def test_first_fault_by_name_ends_the_reading(put):
         load_all(paths, load_image)
 
 
-# --- data sets --------------------------------------------------------------------------------------------------------
+# --- data sets
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_chest_layout_faults(chest):
@@ -416,11 +422,14 @@ def test_check_names_every_damaged_file(chest):
     assert len(faults) == 2 and "IM-5000-0001" in faults[0] and "person04" in faults[1]
 
 
-# --- chance -----------------------------------------------------------------------------------------------------------
+# --- chance
+# -----------------------------------------------------------------------------------------------------------
 
 
 def whole_or_refused(path) -> bool:
-    "Whether a file was read. What was read is an image the package can use, and nothing but MedganError is raised."
+    """Whether a file was read. What was read is an image the package can use, and nothing but
+    MedganError is raised.
+    """
     try:
         pixels = load_image(path)
     except MedganError as error:

@@ -1,4 +1,6 @@
-"""Paper 1: a growing network killed in the middle of a fade, a NaN in the terms that compare G with real images, and the set on real scans."""
+"""Paper 1: a growing network killed in the middle of a fade, a NaN in the terms that compare G with
+real images, and the set on real scans.
+"""
 
 import os
 import signal
@@ -55,9 +57,9 @@ def lesions():
 def small(**changes):
     "The recipe of Model 0 at a sixteenth of its width, growing from 16 to 32 px."
     settings = (
-        p1.OPTIONS | p1.PRESETS["smoke"] | {"grow": "from16", "batch": 4, "n_critic": 1} | changes
+        p1.OPTIONS | p1.PRESETS["smoke"] | {"growing": "from16", "batch_size": 4, "n_critic": 1} | changes
     )
-    return p1.made_of("m0", settings)
+    return p1.build_recipe("m0", settings)
 
 
 def grown(folder, hooks=()):
@@ -71,7 +73,7 @@ def grown(folder, hooks=()):
     watch = {
         "aux": lambda: AuxClassifier("small_cnn", SmallCNN(32, 2), 32),
         "curves": lambda: Curves(images, images, 0, most=8),
-        "growth": lambda: Growth((16, 32), "fd", patience=1.0),
+        "growth": lambda: ProgressiveGrowing((16, 32), "fd", patience=1.0),
     }
     return train(
         small(),
@@ -113,7 +115,7 @@ def test_killed_in_the_middle_of_a_fade(tmp_path):
 @pytest.mark.parametrize("term", ["pixel", "pearson", "gp"])
 def test_nan_in_a_term_stops_before_the_update(term):
     torch.set_num_threads(1)
-    made = small(grow="off")
+    made = small(growing="off")
 
     def poisoned(p):
         return (

@@ -1,4 +1,6 @@
-"""Study 2 as people run it: papermill, a grid by command, one's own folder of one class, and what cannot be met."""
+"""Study 2 as people run it: papermill, a grid by command, one's own folder of one class, and what
+cannot be met.
+"""
 
 import csv
 import hashlib
@@ -18,10 +20,9 @@ from medgan_nb.core.weights import PublishedFile
 from medgan_nb.datasets import registry as sources
 from medgan_nb.evaluation.classification import Arm
 from medgan_nb.experiments.run import finished_runs, start_run
-from medgan_nb.models import classifiers as readers
-from medgan_nb.studies.p2 import leakage as p2_leak
-from medgan_nb.studies.p2 import study as p2
-from medgan_nb.studies.p2 import tables as p2_tables
+from medgan_nb.models import classifiers
+from medgan_nb.studies.common.results import from_row, results_of, select, to_rows
+from medgan_nb.studies.p2 import evaluate, leakage, study, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = str(Path(sys.executable).parent / "medgan-nb")
@@ -61,21 +62,23 @@ def test_every_number_comes_with_its_context(batch):
     runs = finished_runs(batch, "p2")
     assert len(runs) == 2
     for run in runs:
-        for r in run.metrics["results"]:
-            assert r["n"] and np.isfinite(r["value"])
-            if r["table"] == "quality":
-                assert r["floor"] is not None and r["copy"] is not None, r["column"]
-            if r["column"].startswith(("FD", "FID", "KD", "KID")):
-                assert r["extractor"] and r["low"] <= r["value"] <= r["high"]
-            if r["table"] == "classifier":
-                assert 0 <= r["low"] <= r["value"] <= r["high"] <= 100
+        for row in run.metrics["results"]:
+            r = from_row(row)
+            assert r.n and np.isfinite(r.value)
+            assert r.study == "p2" and r.seed is not None and r.condition
+            if r.table == "quality":
+                assert r.real_baseline is not None and r.copy_baseline is not None, r.metric
+            if r.metric in ("FD", "KID"):
+                assert r.feature_network and r.ci_low <= r.value <= r.ci_high
+            if r.table == "classifier":
+                assert 0 <= r.ci_low <= r.value <= r.ci_high <= 100
 
 
 @pytest.mark.xdist_group("p2")
 def test_the_report_has_the_papers_tables_and_claims_nothing_on_simulated_images(batch):
     folder = batch / "report" / "p2"
     names = {
-        "fid",
+        "distance",
         "table1_js_ssim",
         "table2_classification",
         "leakage",
@@ -86,7 +89,7 @@ def test_the_report_has_the_papers_tables_and_claims_nothing_on_simulated_images
     }
     assert names <= {path.stem for path in folder.glob("*.csv")}
     assert {
-        "fig2_fid",
+        "fig2_distance",
         "fig3_samples",
         "leakage",
         "fig1_architecture",
@@ -95,32 +98,40 @@ def test_the_report_has_the_papers_tables_and_claims_nothing_on_simulated_images
     rows = {
         path.stem: list(csv.DictReader(open(path, newline=""))) for path in folder.glob("*.csv")
     }
-    assert not any(r["verdict"] in ("inside", "outside") for table in rows.values() for r in table)
-    assert any(r["row"] == "n = 50, StyleGAN2 DiffAug - StyleGAN2" for r in rows["fid"])
-    assert any(r["column"] == "gain over copies (points)" for r in rows["table2_classification"])
+    verdicts = {row["verdict"] for table in rows.values() for row in table}
+    assert not verdicts & {"consistent", "inconsistent", "supported", "contradicted"}
+    order = [r for r in rows["distance"] if "less = StyleGAN2" in r["condition"]]
+    assert {r["verdict"] for r in order} == {"single run"}
+    assert any("copies100" in r["condition"] for r in rows["table2_classification"])
 
 
 @pytest.mark.xdist_group("p2")
-def test_predictions_give_the_classifier_rows_again(batch):
+def test_predictions_give_the_classifier_results_again(batch):
     for run in finished_runs(batch, "p2"):
-        kept = json.loads((run.folder / "predictions.json").read_text())
-        for r in (
-            r
-            for r in run.metrics["results"]
-            if r["table"] == "classifier" and not r["row"].startswith("split_by")
-        ):
-            hits = np.array(
-                [list(map(int, fold)) for fold in kept["arms"][r["row"]]["calls"]]
-            ) == np.array(kept["labels"])
-            assert r["value"] == pytest.approx(100 * hits.mean(), abs=1e-4)
+        splits = json.loads((run.folder / "predictions.json").read_text())["splits"]
+        for r in results_of([run], "classifier"):
+            part = splits[r.condition["split"]]
+            digits = part["arms"][r.condition["arm"]]["predictions"]
+            correct = np.array([list(map(int, fold)) for fold in digits]) == part["labels"]
+            assert r.value == pytest.approx(100 * correct.mean(), abs=1e-4)
 
 
-def test_a_rival_has_the_same_count_and_steps(batch):
+@pytest.mark.xdist_group("p2")
+def test_a_control_has_the_same_count_and_steps(batch):
     for run in finished_runs(batch, "p2"):
-        arms = json.loads((run.folder / "predictions.json").read_text())["arms"]
-        assert [arms["copies100"][key] for key in ("n", "steps")] == [
-            arms["synthetic100"][key] for key in ("n", "steps")
-        ]
+        splits = json.loads((run.folder / "predictions.json").read_text())["splits"]
+        arms = splits[run.settings["split"]]["arms"]
+        copies, synthetic = (arms[name] for name in ("copies100", "synthetic100"))
+        assert (copies["n"], copies["steps"]) == (synthetic["n"], synthetic["steps"])
+
+
+def finished(run):
+    "A run of study 2, to its end."
+    trained = study.train_gan(run)
+    synthetic = study.generate_images(run, trained)
+    arms = evaluate.train_arms(run, synthetic, progress=lambda text: None)
+    run.finish(to_rows(evaluate.results(run, synthetic, trained, arms)))
+    return arms
 
 
 def test_a_folder_of_one_class_runs_without_a_classifier(tmp_path):
@@ -129,7 +140,7 @@ def test_a_folder_of_one_class_runs_without_a_classifier(tmp_path):
     for k in range(60):
         Image.fromarray(images.pixels[k, 0].numpy()).save(tmp_path / "mine" / "scans" / f"{k}.png")
     run = start_run(
-        p2.STUDY,
+        study.STUDY,
         TINY
         | {
             "dataset": "folder",
@@ -137,12 +148,9 @@ def test_a_folder_of_one_class_runs_without_a_classifier(tmp_path):
             "outputs": str(tmp_path / "outputs"),
         },
     )
-    trained = p2.train_gan(run)
-    synthetic = p2.synthesise(run, trained)
-    left = p2.classify_arms(run, synthetic, progress=lambda text: None)
-    run.finish(p2.results(run, synthetic, trained, left))
-    assert left == {} and p2_tables.distance_name([run]) == "FD(random)"
-    assert p2_tables.tables([run])["table2_classification"] == [] and p2_tables.reading([run])
+    assert finished(run) == {"arms": {}, "other_arms": {}}
+    assert tables.main_network(results_of([run], "quality")) == "random"
+    assert tables.tables([run])["table2_classification"] == [] and tables.narrative([run])
 
 
 def own_folder(root, classes, n, per_group=1):
@@ -162,20 +170,16 @@ def own_folder(root, classes, n, per_group=1):
 
 def test_groups_that_do_not_come_out_even(tmp_path):
     run = start_run(
-        p2.STUDY,
+        study.STUDY,
         TINY
         | own_folder(tmp_path / "mine", "ab", 48, per_group=7)
-        | {"kimg": 0.04, "outputs": str(tmp_path / "outputs")},
+        | {"gan_kimg": 0.04, "outputs": str(tmp_path / "outputs")},
     )
     train, test = run.data["train"], run.data["test"]
     assert not set(train.groups) & set(test.groups) and len(train) + len(test) == 96
-    trained = p2.train_gan(run)
-    synthetic = p2.synthesise(run, trained)
-    left = p2.classify_arms(run, synthetic, progress=lambda text: None)
-    found = run.finish(p2.results(run, synthetic, trained, left))["results"]
-    assert {"split by image", "split by group"} == {
-        r["row"].split(",")[0] for r in found if r["column"] == p2_leak.CLASSIFIER
-    }
+    finished(run)
+    small = select(results_of([run], "leakage"), leakage.CLASSIFIER)
+    assert {r.condition["split"] for r in small} == {"image", "group"}
 
 
 @pytest.mark.parametrize(
@@ -191,7 +195,7 @@ def test_groups_that_do_not_come_out_even(tmp_path):
 def test_too_few_images_are_said_before_any_training(tmp_path, classes, n, per_group, message):
     with pytest.raises(MedganError) as raised:
         start_run(
-            p2.STUDY,
+            study.STUDY,
             TINY
             | own_folder(tmp_path / "mine", classes, n, per_group)
             | {"outputs": str(tmp_path / "outputs")},
@@ -203,15 +207,10 @@ def test_too_few_images_are_said_before_any_training(tmp_path, classes, n, per_g
 @pytest.mark.xdist_group("p2")
 def test_the_classifier_is_scored_under_both_splits_at_every_size(batch):
     for run in finished_runs(batch, "p2"):
-        rows = [
-            r
-            for r in run.metrics["results"]
-            if r["table"] == "leakage" and r["column"] == p2_leak.CLASSIFIER
-        ]
-        assert {r["row"] for r in rows} == {
-            f"split by {way}, n = {n}" for way in ("image", "group") for n in p2.SIZES
-        }
-        assert all(0 <= r["value"] <= 100 for r in rows)
+        small = select(results_of([run], "leakage"), leakage.CLASSIFIER)
+        conditions = {(r.condition["split"], r.condition["n_train"]) for r in small}
+        assert conditions == {(split, n) for split in ("image", "group") for n in study.SIZES}
+        assert all(0 <= r.value <= 100 for r in small)
 
 
 def test_weights_put_by_hand_are_checked_by_hash_and_used(tmp_path, monkeypatch):
@@ -223,23 +222,23 @@ def test_weights_put_by_hand_are_checked_by_hash_and_used(tmp_path, monkeypatch)
     content = (tmp_path / "hand" / "b2.pth").read_bytes()
     source = PublishedFile("http://127.0.0.1:9/b2.pth", hashlib.sha256(content).hexdigest())
     run = start_run(
-        p2.STUDY, TINY | {"classifier": "efficientnet_b2", "outputs": str(tmp_path / "outputs")}
+        study.STUDY, TINY | {"classifier": "efficientnet_b2", "outputs": str(tmp_path / "outputs")}
     )
     arm = Arm(
-        "real", "real", run.data["train"].select(np.arange(0, 100, 12)), p2.plan_of(run.settings, 8)
+        "real", "real", run.data["train"].select(np.arange(0, 100, 12)), evaluate.train_config(run.settings, 8)
     )
 
     def record(folder):
         monkeypatch.setitem(
-            readers.CLASSIFIERS,
+            classifiers.CLASSIFIERS,
             "efficientnet_b2",
-            partial(readers.efficientnet_b2, source=source, folder=folder),
+            partial(classifiers.efficientnet_b2, source=source, folder=folder),
         )
-        return p2.fit_one(run, arm, run.data["test"].select(np.arange(0, 280, 30)), 0)
+        return evaluate._train_one(run, arm, run.data["test"].select(np.arange(0, 280, 30)), 0)
 
     used = record(tmp_path / "hand")
     assert (used["init"], used["note"]) == ("imagenet", "")
-    given = readers.build_classifier("efficientnet_b2", 3, 32)[0].backbone.state_dict()
+    given = classifiers.build_classifier("efficientnet_b2", 3, 32)[0].backbone.state_dict()
     assert all(torch.equal(given[name], state[name]) for name in given)
     absent = record(tmp_path / "nowhere")
     assert (
@@ -261,27 +260,28 @@ def test_weights_put_by_hand_are_checked_by_hash_and_used(tmp_path, monkeypatch)
         ("split", "lesion", "group, image"),
         ("augpipe", "zoom", "augmentation pipe"),
         ("classifier", "vgg", "efficientnet_b2"),
-        ("config", "big", "paper256"),
+        ("stylegan2_config", "big", "paper256"),
         ("size", 48, "48"),
-        ("fit", "squash", "stretch"),
+        ("resize_mode", "squash", "stretch"),
         ("seed", -1, "4294967295"),
-        ("kimg", -1.0, "kimg is -1.0"),
-        ("kimg", float("nan"), "kimg is nan"),
-        ("clf_epochs", -3, "clf_epochs"),
+        ("gan_kimg", -1.0, "gan_kimg is -1.0"),
+        ("gan_kimg", float("nan"), "gan_kimg is nan"),
+        ("classifier_epochs", -3, "classifier_epochs"),
+        ("clf_epochs", 3, "clf_epochs is now called classifier_epochs"),
         ("dataset_size", 100000, "expected 1 to 500"),
         ("dataset_size", -5, "-5"),
     ],
 )
 def test_a_wrong_request_is_one_line_before_any_training(tmp_path, name, value, message):
     with pytest.raises(ConfigError) as raised:
-        start_run(p2.STUDY, TINY | {"outputs": str(tmp_path), name: value})
+        start_run(study.STUDY, TINY | {"outputs": str(tmp_path), name: value})
     assert message in str(raised.value) and "\n" not in str(raised.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_on_the_real_set(tmp_path, real_data):
     run = start_run(
-        p2.STUDY, TINY | {"data_dir": str(real_data), "dataset_size": 100, "outputs": str(tmp_path)}
+        study.STUDY, TINY | {"data_dir": str(real_data), "dataset_size": 100, "outputs": str(tmp_path)}
     )
     counts = run.config["data"]["counts"]
     assert list(counts["test"].values()) == [157, 75, 48] and list(counts["train"].values()) == [
@@ -290,23 +290,9 @@ def test_on_the_real_set(tmp_path, real_data):
         17,
     ]
     assert not set(run.data["pool"].groups) & set(run.data["test"].groups)
-    rows = {
-        (r["row"], r["column"]): r["value"]
-        for r in p2.leakage_rows(run.data["all"], 280, p2.SIZES, seeds=5)
+    results = leakage.nearest_neighbor_results(run.data["all"], 280, study.SIZES, n_splits=5)
+    by_split = {
+        split: select(results, leakage.NEAREST, split=split, n_train=500)[0].value
+        for split in ("image", "group")
     }
-    assert (
-        rows["split by image, n = 500", "1-NN accuracy (%)"]
-        > rows["split by group, n = 500", "1-NN accuracy (%)"] + 10
-    )
-
-
-def test_the_published_leakage_of_the_trained_classifier_adds_up():
-    rows = {
-        r["row"]: {key: float(r[key]) for key in ("ours", "low", "high")}
-        for r in p2_leak.published()
-    }
-    assert {f"split by {way}, n = {n}" for way in ("image", "group") for n in p2.SIZES} <= set(rows)
-    for way in ("image", "group"):
-        drop = rows[f"split by {way}, n = 500"]["ours"] - rows[f"split by {way}, n = 50"]["ours"]
-        assert rows[f"n = 500 less n = 50, split by {way}"]["ours"] == pytest.approx(drop, abs=1e-3)
-    assert all(r["low"] <= r["ours"] <= r["high"] for r in rows.values())
+    assert by_split["image"] > by_split["group"] + 10

@@ -1,4 +1,6 @@
-"""Study 3 as people run it: by command on simulated mammograms, without classes, on mini-MIAS, and what may be published of it."""
+"""Study 3 as people run it: by command on simulated mammograms, without classes, on mini-MIAS, and
+what may be published of it.
+"""
 
 import csv
 import os
@@ -13,10 +15,8 @@ import pytest
 from medgan_nb.core.errors import ConfigError
 from medgan_nb.experiments.run import finished_runs, start_run
 from medgan_nb.report.build import publish
-from medgan_nb.studies.p3 import evaluate as p3_measure
-from medgan_nb.studies.p3 import figures as p3_figures
-from medgan_nb.studies.p3 import study as p3
-from medgan_nb.studies.p3 import tables as p3_tables
+from medgan_nb.studies.common.results import of_run, results_of, to_rows
+from medgan_nb.studies.p3 import evaluate, figures, study, tables
 
 COMMAND = str(Path(sys.executable).parent / "medgan-nb")
 REAL = os.environ.get("MEDGAN_DATA", "")
@@ -39,27 +39,19 @@ def batch(tmp_path_factory):
 @pytest.mark.xdist_group("p3")
 def test_every_number_has_its_context(batch):
     (run,) = finished_runs(batch, "p3")
-    for r in run.metrics["results"]:
-        assert np.isfinite(r["value"]), r
-        if r["table"] == "table1":
-            assert r["floor"] is not None and r["copy"] is not None, r["column"]
-        if r["column"].startswith(("FD", "FID", "KD", "KID")):
-            assert r["extractor"], r
-    assert {r["table"] for r in run.metrics["results"]} == {
-        "table1",
-        "table2",
-        "texture",
-        "diversity",
-        "readers",
-        "stability",
-        "training",
-    }
+    for r in results_of([run]):
+        assert np.isfinite(r.value), r
+        if r.table == "table1":
+            assert r.real_baseline is not None and r.copy_baseline is not None, r.metric
+        if r.metric in ("FD", "KID"):
+            assert r.feature_network, r
+    assert {r.table for r in results_of([run])} == {*tables.MEASURED, "stability"}
 
 
 @pytest.mark.xdist_group("p3")
 def test_the_report_has_all_tables_and_figures_and_no_number_of_the_thesis(batch):
     folder = batch / "report" / "p3"
-    tables = {
+    report = {
         path.stem: list(csv.DictReader(open(path, newline=""))) for path in folder.glob("*.csv")
     }
     assert {
@@ -67,56 +59,52 @@ def test_the_report_has_all_tables_and_figures_and_no_number_of_the_thesis(batch
         "table2",
         "texture",
         "diversity",
-        "readers",
-        "reader_differences",
+        "classifiers",
+        "classifier_differences",
         "stability",
         "data",
         "thesis",
-    } <= set(tables)
+    } <= set(report)
     assert {f"fig{k}" for k in range(1, 9)} <= {
         path.stem.split("_")[0] for path in folder.glob("*.png")
     }
-    assert not any(row["paper"] for rows in tables.values() for row in rows)
-    assert len(tables["thesis"]) == 10
+    assert not any(row["paper"] for rows in report.values() for row in rows)
+    assert len(report["thesis"]) == 10
 
 
-def test_no_woman_is_in_two_parts_with_any_seed():
-    films = p3.load_films("simulated_mammogram", "", 32)
+def test_no_patient_is_in_two_parts_with_any_seed():
+    images = study.load_images("simulated_mammogram", "", 32)
     for seed in range(20):
-        parts = p3.split_women(films, seed)
+        parts = study.split_patients(images, seed)
         assert not set(parts["train"].groups) & set(parts["test"].groups)
-        assert sum(map(len, parts.values())) == len(films)
-        share = np.array(list(parts["test"].counts().values())) / np.array(
-            list(films.counts().values())
-        )
-        assert (np.abs(share - 0.2) < 0.05).all(), parts["test"].counts()
+        assert sum(map(len, parts.values())) == len(images)
+        counts, total = (np.array(list(p.counts().values())) for p in (parts["test"], images))
+        assert (np.abs(counts / total - 0.2) < 0.05).all(), parts["test"].counts()
 
 
-def test_without_classes_the_reader_gets_no_generated_films(tmp_path):
-    run = start_run(
-        p3.STUDY, {"preset": "smoke", "cond": "none", "outputs": str(tmp_path), "device": "cpu"}
-    )
-    trained = p3.train_gan(run)
-    synthetic = p3.synthesise(run, trained)
-    left = p3_measure.read_arms(run, synthetic, progress=lambda text: None)
+def test_without_classes_the_classifier_gets_no_generated_images(tmp_path):
+    given = {"preset": "smoke", "conditioning": "none", "outputs": str(tmp_path), "device": "cpu"}
+    run = start_run(study.STUDY, given)
+    trained = study.train_gan(run)
+    synthetic = study.generate_images(run, trained)
+    arms = evaluate.train_arms(run, synthetic, progress=lambda text: None)
     assert trained.recipe.n_classes == 0 and synthetic.classes == ("generated",)
-    assert set(left) == {"real", "copies100", "classic100", "copies200"}
-    run.finish(p3_measure.reader_rows(run, left))
-    assert {row["row"] for row in p3_tables.difference_table([run])} == {
-        "copies100 - real [cond=none]",
-        "classic100 - real [cond=none]",
-    }
+    assert set(arms) == {"real", "copies100", "classic100", "copies200"}
+    run.finish(to_rows(of_run(run, evaluate.classifier_arm_results(run, arms), "model")))
+    conditions = [c.result.condition for c in tables.difference_table([run])]
+    assert [c["arm"] for c in conditions] == ["copies100", "classic100"]
+    assert {c["conditioning"] for c in conditions} == {"none"}
 
 
 def test_published_runs_show_no_patient(tmp_path):
-    run = start_run(p3.STUDY, {"preset": "smoke", "outputs": str(tmp_path / "runs"), "device": "cpu"})
+    run = start_run(study.STUDY, {"preset": "smoke", "outputs": str(tmp_path / "runs"), "device": "cpu"})
     run.config["data"]["simulated"] = False
-    p3_figures.keep(run, p3_figures.system(), "fig1_system")
-    p3_figures.keep(run, p3_figures.system(), "fig4_mix", real=True)
+    figures.keep(run, figures.system(), "fig1_system")
+    figures.keep(run, figures.system(), "fig4_mix", real=True)
     fake = replace(run.data["train"], ids=[f"synthetic/{k}" for k in range(len(run.data["train"]))])
-    left = p3_measure.read_arms(run, fake, progress=lambda text: None)
-    run.finish(p3_measure.reader_rows(run, left))
-    publish(p3.STUDY, tmp_path / "runs", tmp_path / "public")
+    arms = evaluate.train_arms(run, fake, progress=lambda text: None)
+    run.finish(to_rows(of_run(run, evaluate.classifier_arm_results(run, arms), "model")))
+    publish(study.STUDY, tmp_path / "runs", tmp_path / "public")
     names = {path.name for path in (tmp_path / "public").rglob("*") if path.is_file()}
     assert "fig1_system.png" in names and "fig4_mix.png" not in names
 
@@ -124,11 +112,11 @@ def test_published_runs_show_no_patient(tmp_path):
 @pytest.mark.skipif(
     not (Path(REAL) / "all-mias").is_dir(), reason="MEDGAN_DATA names no folder with all-mias"
 )
-def test_mini_mias_by_woman():
-    config, parts = p3.configure({"preset": "short", "data_dir": REAL})
+def test_mini_mias_by_patient():
+    config, parts = study.configure({"preset": "short", "data_dir": REAL})
     assert (
         config["data"]["published"]["all"] == {"normal": 207, "benign": 63, "malignant": 52}
-        and config["data"]["women"]["all"] == 161
+        and config["data"]["patients"]["all"] == 161
     )
     assert (
         not set(parts["train"].groups) & set(parts["test"].groups)
@@ -136,33 +124,34 @@ def test_mini_mias_by_woman():
     )
 
 
-def test_six_films_are_enough(tmp_path):
+def test_six_images_are_enough(tmp_path):
     run = start_run(
-        p3.STUDY, {"preset": "smoke", "dataset_size": 6, "outputs": str(tmp_path), "device": "cpu"}
+        study.STUDY, {"preset": "smoke", "dataset_size": 6, "outputs": str(tmp_path), "device": "cpu"}
     )
-    synthetic = p3.synthesise(run, p3.train_gan(run))
-    rows = (
-        p3_measure.table1_rows(run, synthetic)
-        + p3_measure.diversity_rows(run, synthetic)
-        + p3_measure.texture_rows(run, synthetic)
+    synthetic = study.generate_images(run, study.train_gan(run))
+    results = (
+        evaluate.table1_results(run, synthetic)
+        + evaluate.diversity_results(run, synthetic)
+        + evaluate.texture_results(run, synthetic)
     )
-    assert all(np.isfinite(row["value"]) for row in rows)
-    assert (run.folder / "raw.safetensors").exists() and list(
-        p3_measure.read_arms(run, synthetic, progress=lambda text: None)
-    ) == list(p3_measure.ARMS)
+    assert all(np.isfinite(r.value) for r in results)
+    assert (run.folder / "raw.safetensors").exists()
+    arms = evaluate.train_arms(run, synthetic, progress=lambda text: None)
+    assert list(arms) == list(evaluate.ARMS)
 
 
 def test_what_cannot_be_met_is_refused():
     for asked, said in (
         ({"size": 48}, "size is 48"),
         ({"dataset_size": 10_000}, "dataset_size is 10000"),
-        ({"dataset_size": 5}, "expected 6 films or more"),
+        ({"dataset_size": 5}, "expected 6 images or more"),
         ({"seed": -1}, "seed is -1"),
         ({"gan_epochs": -3}, "gan_epochs is -3"),
         ({"model": "stylegan2"}, "hybrid_stem"),
-        ({"betas": "adam"}, "expected one of: wgan, dcgan"),
+        ({"adam_betas": "adam"}, "expected one of: wgan, dcgan"),
+        ({"betas": "wgan"}, "betas is now called adam_betas"),
         ({"preset": "paper"}, "give data_dir"),
         ({"dataset": "chest_xray"}, "data_dir"),
     ):
         with pytest.raises(ConfigError, match=said):
-            p3.configure({"preset": "smoke"} | asked)
+            study.configure({"preset": "smoke"} | asked)

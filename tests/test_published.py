@@ -1,4 +1,6 @@
-"""What is published can be traced: its numbers follow from the predictions beside them, and the README says the same."""
+"""What is published can be traced: its numbers follow from the predictions beside them, and the
+README says the same.
+"""
 
 import json
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 from medgan_nb.evaluation.scores import classification_metrics
 from medgan_nb.experiments.run import config_hash, finished_runs
 from medgan_nb.report.build import chosen
+from medgan_nb.studies.common.results import results_of
 from medgan_nb.studies.registry import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,26 +26,18 @@ def test_something_is_published():
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.id)
 def test_numbers_follow_from_predictions(run):
     assert json.loads((run.folder / "metrics.json").read_text())["hash"] == config_hash(run.config)
-    kept = json.loads((run.folder / "predictions.json").read_text())
-    for result in run.metrics["results"]:
-        if result["table"] == "accuracy" and result["column"] in (
-            "accuracy",
-            "balanced_accuracy",
-            "f1",
-            "auc",
-        ):
-            found = classification_metrics(
-                np.array(kept["labels"]),
-                np.array(kept["logits"][result["row"]]),
-                tuple(kept["classes"]),
-            )
-            assert found[result["column"]] == pytest.approx(result["value"], abs=1e-4)
-        if result["table"] == "classifier" and result["row"] in kept.get("arms", {}):
-            labels = kept["other_labels" if result["row"].startswith("split_by_") else "labels"]
-            hits = np.array(
-                [list(map(int, fold)) for fold in kept["arms"][result["row"]]["calls"]]
-            ) == np.array(labels)
-            assert 100 * hits.mean() == pytest.approx(result["value"], abs=1e-4)
+    file = json.loads((run.folder / "predictions.json").read_text())
+    columns = {"accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "F1": "f1", "AUC": "auc"}
+    for result in results_of([run], "accuracy"):
+        if result.metric in columns:
+            logits = np.array(file["logits"][result.condition["arm"]])
+            measured = classification_metrics(np.array(file["labels"]), logits, tuple(file["classes"]))
+            assert measured[columns[result.metric]] == pytest.approx(result.value, abs=1e-4)
+    for result in results_of([run], "classifier"):
+        part = file["splits"][result.condition["split"]]
+        digits = part["arms"][result.condition["arm"]]["predictions"]
+        correct = np.array([list(map(int, fold)) for fold in digits]) == part["labels"]
+        assert 100 * correct.mean() == pytest.approx(result.value, abs=1e-4)
     assert not run.config["data"]["simulated"]
 
 

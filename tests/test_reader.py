@@ -1,4 +1,6 @@
-"""The blinded reading test as people take it: in a browser, by keyboard, with a reload in the middle; and the answers as they are scored."""
+"""The blinded reading test as people take it: in a browser, by keyboard, with a reload in the
+middle; and the answers as they are scored.
+"""
 
 import base64
 import io
@@ -15,7 +17,7 @@ from browser import Browser, needs_chromium
 from PIL import Image
 
 from medgan_nb.app.reader_study.build import assemble, simulate_reader
-from medgan_nb.app.reader_study.page import render_page, load_page
+from medgan_nb.app.reader_study.page import load_page, render_page
 from medgan_nb.app.reader_study.scores import load_answers, save_answers
 from medgan_nb.core.files import write_json
 from medgan_nb.data.dataset import ImageSet
@@ -145,7 +147,8 @@ def test_a_double_click_counts_once_and_two_tabs_agree(written, tmp_path_factory
         )
         browser.until("since > 0")
         browser.js("""(() => {const other = load(slot('A')); other.answers.push({item: '002', answer: 'real', confidence: 5, comment: '', seconds: 1,
-                   resumed: false, at: ''}); localStorage.setItem(slot('A'), JSON.stringify(other));})()""")  # another tab has answered 002
+                   # another tab has answered 002
+                   resumed: false, at: ''}); localStorage.setItem(slot('A'), JSON.stringify(other));})()""")
         for key in ("g", "1", "Enter"):
             browser.press(key)
         assert browser.js("session.answers.map(a => a.item + a.answer).join()") == "001real,002real"

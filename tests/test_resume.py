@@ -1,4 +1,6 @@
-"""A training killed at any moment, also while it writes a checkpoint, ends with the weights of one that never was."""
+"""A training killed at any moment, also while it writes a checkpoint, ends with the weights of one
+that never was.
+"""
 
 import os
 import random
@@ -90,7 +92,9 @@ def test_killed_while_writing_a_checkpoint(tmp_path, undisturbed, where, count):
 
 @pytest.mark.xdist_group("resume")
 def test_killed_at_random_moments(tmp_path, undisturbed):
-    "One training killed again and again, at moments drawn from a fixed seed, until it has ended by itself."
+    """One training killed again and again, at moments drawn from a fixed seed, until it has ended
+    by itself.
+    """
     moments, kills = random.Random(0), 0
     for _ in range(12):
         process = child(tmp_path)

@@ -1,4 +1,6 @@
-"""The site: builds without a warning and without a network, reads from disk, its links and search work, and its how-tos name what exists."""
+"""The site: builds without a warning and without a network, reads from disk, its links and search
+work, and its how-tos name what exists.
+"""
 
 import html.parser
 import re

@@ -1,4 +1,5 @@
-"""Sweeps under faults: many processes, a full disk, vanishing folders, cut files, jumping clocks."""
+"""Sweeps under faults: many processes, a full disk, vanishing folders, cut files, jumping clocks.
+"""
 
 import multiprocessing
 import os

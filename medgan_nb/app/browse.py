@@ -236,7 +236,9 @@ def _tile_style(css_class: str, images) -> str:
 
 
 def _large_view(samples: Samples, index: int) -> tuple[Figure, str]:
-    "A sample beside its nearest training images; alone, with the reason, if these are not available."
+    """A sample beside its nearest training images; alone, with the reason, if these are not
+    available.
+    """
     sample = samples.batch([index])
     caption = f"sample {index}, {samples.images.classes[samples.images.labels[index]]}"
     try:
@@ -404,7 +406,9 @@ def compare(runs: list[Run | Path | str], n: int = 8, outputs: str = "") -> Pane
 
 
 def _distinct_names(runs: list[Run]) -> list[str]:
-    "Model, number of images and seed of each run; with the hash of its id where these are the same."
+    """Model, number of images and seed of each run; with the hash of its id where these are the
+    same.
+    """
     names = []
     for run in runs:
         params = run.config["params"]

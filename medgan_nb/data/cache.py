@@ -100,7 +100,9 @@ def _to_npz(images: ImageSet) -> bytes:
 
 
 def _from_npz(path: Path) -> ImageSet:
-    "The set of an .npz file; raises what numpy does where it is damaged, `DataError` where the content has changed."
+    """The set of an .npz file; raises what numpy does where it is damaged, `DataError` where the
+    content has changed.
+    """
     with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     about = json.loads(str(arrays.pop("about")))

@@ -28,7 +28,9 @@ _BORDER_LEVEL = 10
 
 
 def _trim_border(pixels: np.ndarray) -> np.ndarray:
-    "Pixels (H, W), uint8, without the dark rows and columns around them; as they are if all of them are dark."
+    """Pixels (H, W), uint8, without the dark rows and columns around them; as they are if all of
+    them are dark.
+    """
     bright = pixels > _BORDER_LEVEL
     rows, columns = np.flatnonzero(bright.any(1)), np.flatnonzero(bright.any(0))
     if not len(rows):
@@ -56,7 +58,9 @@ def _perceptual_hash(thumbs: np.ndarray) -> np.ndarray:
 
 
 def _hash_pairs(hashes: np.ndarray, hash_bits: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Positions i < j of the pairs whose hashes differ in at most `hash_bits` bits, and that number: three arrays (P,)."
+    """Positions i < j of the pairs whose hashes differ in at most `hash_bits` bits, and that
+    number: three arrays (P,).
+    """
     signs = hashes.astype(np.float32) * 2 - 1
     bits = (hashes.shape[1] - signs @ signs.T) / 2
     i, j = np.nonzero(np.triu(bits <= hash_bits, 1))
@@ -111,7 +115,9 @@ class CandidatePairs:
     def groups(
         self, hash_bits: int = MAX_HASH_BITS, ssim: float = SSIM_THRESHOLD
     ) -> list[np.ndarray]:
-        "Positions of each group of two or more, in order, after joining the pairs within both thresholds."
+        """Positions of each group of two or more, in order, after joining the pairs within both
+        thresholds.
+        """
         passed = (self.bits <= hash_bits) & (self.ssim > ssim)
         members, place = np.unique(np.stack([self.i, self.j])[:, passed], return_inverse=True)
         if not len(members):
@@ -124,7 +130,8 @@ class CandidatePairs:
 def candidate_pairs(
     images: ImageSet | np.ndarray, hash_bits: int = MAX_HASH_BITS
 ) -> CandidatePairs:
-    """The pairs whose hashes are near each other, with their SSIM; groups at any threshold follow from them.
+    """The pairs whose hashes are near each other, with their SSIM; groups at any threshold follow
+    from them.
 
     Parameters
     ----------
@@ -174,7 +181,9 @@ def near_duplicate_groups(
 def pair_strip(
     thumbs: np.ndarray, pairs: CandidatePairs, low: float, high: float, n: int = 8
 ) -> np.ndarray:
-    "Up to `n` pairs, evenly from those with an SSIM from `low` to `high`, as a picture (256, n * 128): j below i."
+    """Up to `n` pairs, evenly from those with an SSIM from `low` to `high`, as a picture (256, n *
+    128): j below i.
+    """
     order = np.argsort(pairs.ssim)
     order = order[(pairs.ssim[order] >= low) & (pairs.ssim[order] <= high)]
     order = order[np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int)]
@@ -183,7 +192,8 @@ def pair_strip(
 
 
 def merge_near_duplicates(images: ImageSet, found: Sequence[np.ndarray]) -> ImageSet:
-    """The same images with the groups that near copies stand in joined; groups known before stay together.
+    """The same images with the groups that near copies stand in joined; groups known before stay
+    together.
 
     Parameters
     ----------

@@ -40,7 +40,9 @@ def exact_duplicates(images: ImageSet) -> list[np.ndarray]:
 
 
 def joined(groups: np.ndarray, sets: Iterable[np.ndarray]) -> np.ndarray:
-    "The groups (N,) after those of the positions of each set are made one, under the first name of what was joined."
+    """The groups (N,) after those of the positions of each set are made one, under the first name
+    of what was joined.
+    """
     parent = {group: group for group in groups}
 
     def root(group: str) -> str:
@@ -55,7 +57,9 @@ def joined(groups: np.ndarray, sets: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def merge_duplicates(images: ImageSet) -> ImageSet:
-    "The same images with the groups of exact copies joined under the first group's name; noted where that changed any."
+    """The same images with the groups of exact copies joined under the first group's name; noted
+    where that changed any.
+    """
     copies = exact_duplicates(images)
     if not copies:
         return images
@@ -122,7 +126,8 @@ def group_split(
     images : ImageSet
         What to split.
     sizes : mapping of str to int or float
-        For each part the number of images (int) or the share of all images (float). Shares that sum to 1 use every
+        For each part the number of images (int) or the share of all images (float). Shares that sum
+        to 1 use every
         image.
     split_seed : int
         Which of the possible splits.
@@ -132,7 +137,8 @@ def group_split(
     ConfigError
         If the sizes ask for more than there is, or are not numbers of images or shares.
     DataError
-        If a class has fewer groups than there are parts, or copies of one image came to lie in different parts.
+        If a class has fewer groups than there are parts, or copies of one image came to lie in
+        different parts.
     """
     parts = {
         name: images.select(chosen)
@@ -145,7 +151,9 @@ def group_split(
 def _assign_splits(
     images: ImageSet, sizes: Mapping[str, int | float], seed: int
 ) -> dict[str, np.ndarray]:
-    "Part -> mask (N,) of its images, by whole groups and by class; groups of two classes lie in the largest part."
+    """Part -> mask (N,) of its images, by whole groups and by class; groups of two classes lie in
+    the largest part.
+    """
     wanted = _requested_sizes(images, sizes)
     counts = np.array(list(images.counts().values()))
     rooms = {name: apportion(round(n), counts) for name, n in wanted.items()}
@@ -181,7 +189,9 @@ def _mixed_class_groups(images: ImageSet) -> list[str]:
 def _fill_splits(
     groups: list[str], group_size: Mapping[str, int], rooms: Mapping[str, int], takes_all: bool
 ) -> dict[str, str]:
-    "Group -> part for the groups of one class in this order, smallest room first; the last part may take all the rest."
+    """Group -> part for the groups of one class in this order, smallest room first; the last part
+    may take all the rest.
+    """
     part_of, left = {}, groups
     for to_come, name in reversed(list(enumerate(sorted(rooms, key=rooms.get, reverse=True)))):
         taken, room = [], rooms[name]
@@ -198,7 +208,9 @@ def _fill_splits(
 
 # %% ../../nbs/110_data.splits.ipynb #e69d7b6b
 def _requested_sizes(images: ImageSet, sizes: Mapping[str, int | float]) -> dict[str, float]:
-    "Part -> wanted number of images; refused when a size is no size or there are not enough images."
+    """Part -> wanted number of images; refused when a size is no size or there are not enough
+    images.
+    """
     wanted = {}
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size < math.inf:
@@ -215,7 +227,9 @@ def _requested_sizes(images: ImageSet, sizes: Mapping[str, int | float]) -> dict
 
 
 def apportion(n: int, counts: np.ndarray) -> np.ndarray:
-    "`n` shared in proportion to `counts` in whole numbers: rounded down, what is left to the largest remainders."
+    """`n` shared in proportion to `counts` in whole numbers: rounded down, what is left to the
+    largest remainders.
+    """
     exact = n * counts / counts.sum()
     whole = np.floor(exact).astype(int)
     most = np.argsort(whole - exact, kind="stable")[: n - whole.sum()]
@@ -226,7 +240,9 @@ def apportion(n: int, counts: np.ndarray) -> np.ndarray:
 def image_split(
     images: ImageSet, sizes: Mapping[str, int | float], split_seed: int
 ) -> dict[str, ImageSet]:
-    "Parts like those of `group_split` but of single images, whatever group they are of; each part is marked by a note."
+    """Parts like those of `group_split` but of single images, whatever group they are of; each part
+    is marked by a note.
+    """
     chosen = _assign_splits(replace(images, groups=images.ids), sizes, split_seed)
     return {
         name: replace(images.select(mask), notes=(*images.notes, IMAGE_SPLIT))
@@ -235,7 +251,8 @@ def image_split(
 
 # %% ../../nbs/110_data.splits.ipynb #877927e8
 def nested_subset(images: ImageSet, n: int, split_seed: int) -> ImageSet:
-    """Exactly `n` images, stratified by class; with the same seed a smaller subset lies within a larger one.
+    """Exactly `n` images, stratified by class; with the same seed a smaller subset lies within a
+    larger one.
 
     Raises
     ------
@@ -303,7 +320,8 @@ def official_split(
     images : ImageSet
         A set with parts `train` and `test`, and `val` for `val="official"`.
     val : str
-        `split10` (a tenth of train, stratified), `official` (the published val part) or `none` (no such part).
+        `split10` (a tenth of train, stratified), `official` (the published val part) or `none` (no
+        such part).
     split_seed : int
         Which tenth.
     split : str

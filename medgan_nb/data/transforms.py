@@ -44,7 +44,8 @@ def to_square(pixels: np.ndarray, size: int, resize_mode: str = "crop") -> np.nd
     Returns
     -------
     ndarray
-        Pixels (size, size) of the same dtype. Pixels that have this size already come back unchanged.
+        Pixels (size, size) of the same dtype. Pixels that have this size already come back
+        unchanged.
     """
     check_choice(resize_mode, RESIZE_MODES, "fit")
     height, width = pixels.shape
@@ -79,7 +80,9 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 # %% ../../nbs/120_data.transforms.ipynb #985030d5
 def equalize(pixels: np.ndarray, mode: str = "none") -> np.ndarray:
-    "Pixels (H, W) as they are (`none`), with an even histogram (`hist`), or evened in 8 x 8 tiles (`clahe`)."
+    """Pixels (H, W) as they are (`none`), with an even histogram (`hist`), or evened in 8 x 8 tiles
+    (`clahe`).
+    """
     check_choice(mode, ("none", "hist", "clahe"), "equalize")
     if mode == "none":
         return pixels
@@ -149,7 +152,9 @@ def _augmented_copies(
     kind: str,
     change: Callable[[ImageSet, torch.Generator], ImageSet],
 ) -> ImageSet:
-    "A set of `n` images made by `change` from copies of `images`, with new ids and the groups of their sources."
+    """A set of `n` images made by `change` from copies of `images`, with new ids and the groups of
+    their sources.
+    """
     if n < 1 or not len(images):
         raise ConfigError(
             f"{kind}: {n} copies of {len(images)} images; expected at least one of each"
@@ -181,7 +186,9 @@ def oversample(images: ImageSet, n: int, seed: int) -> ImageSet:
 
 # %% ../../nbs/120_data.transforms.ipynb #7c46904a
 def jitter(images: ImageSet, n: int, seed: int, sigma: float = 0.02) -> ImageSet:
-    "`n` copies with Gaussian noise of standard deviation `sigma` (as a share of full scale) added to each pixel."
+    """`n` copies with Gaussian noise of standard deviation `sigma` (as a share of full scale) added
+    to each pixel.
+    """
 
     def change(fresh, draw):
         full = FULL_SCALE[fresh.pixels_store.dtype]
@@ -198,7 +205,9 @@ def jitter(images: ImageSet, n: int, seed: int, sigma: float = 0.02) -> ImageSet
 
 # %% ../../nbs/120_data.transforms.ipynb #b14187b1
 def flip_rotate(images: ImageSet, n: int, seed: int, degrees: float = 10) -> ImageSet:
-    "`n` copies, each mirrored left to right with probability 1/2 and rotated by an even draw from [-degrees, degrees]."
+    """`n` copies, each mirrored left to right with probability 1/2 and rotated by an even draw from
+    [-degrees, degrees].
+    """
 
     def change(fresh, draw):
         angle = (2 * torch.rand(n, generator=draw) - 1) * math.radians(degrees)
@@ -220,7 +229,9 @@ def flip_rotate(images: ImageSet, n: int, seed: int, degrees: float = 10) -> Ima
 
 
 def flip_and_rotate(pixels: Tensor, angle: Tensor, flip: Tensor, mode: str) -> Tensor:
-    "Rotate images (N, 1, H, W) by `angle` (radians, counter-clockwise) after mirroring where `flip` is -1."
+    """Rotate images (N, 1, H, W) by `angle` (radians, counter-clockwise) after mirroring where
+    `flip` is -1.
+    """
     height, width = pixels.shape[2:]
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     matrix = torch.stack(

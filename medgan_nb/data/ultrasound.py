@@ -26,7 +26,9 @@ LINE_STEP_MM = 38 / 510  # mm a line: aperture over lines
 
 
 def _as_rf(rf, name: str = "rf") -> Tensor:
-    "RF echoes or an envelope as float32 (..., depth, lines); refused where the shape is none or values are not finite."
+    """RF echoes or an envelope as float32 (..., depth, lines); refused where the shape is none or
+    values are not finite.
+    """
     rf = rf.detach() if isinstance(rf, Tensor) else torch.from_numpy(np.ascontiguousarray(rf))
     if rf.ndim < 2 or rf.shape[-2] < 4 or rf.shape[-1] < 1 or rf.is_complex():
         raise DataError(
@@ -66,7 +68,9 @@ def envelope(rf):
 
 # %% ../../nbs/130_data.ultrasound.ipynb #cf5b06f3
 def _area_weights(n_in: int, n_out: int) -> tuple[Tensor, Tensor]:
-    "For each of n_out samples, the samples it covers (n_out, taps), and the share that each has in it."
+    """For each of n_out samples, the samples it covers (n_out, taps), and the share that each has
+    in it.
+    """
     ratio = n_in / n_out
     low = np.arange(n_out) * ratio
     at = np.floor(low + 1e-9).astype(np.int64)[:, None] + np.arange(math.ceil(ratio) + 1)
@@ -87,7 +91,9 @@ def area_resample(picture: Tensor, rows: int, lines: int) -> Tensor:
 
 # %% ../../nbs/130_data.ultrasound.ipynb #6892da73
 def log_compress(strength: Tensor, dynamic_range: float = 50.0) -> Tensor:
-    "Envelope (..., D, L) -> decibels below the maximum of each frame, cut at -dynamic_range, as [-1, 1]."
+    """Envelope (..., D, L) -> decibels below the maximum of each frame, cut at -dynamic_range, as
+    [-1, 1].
+    """
     if not 1 <= dynamic_range <= 200:
         raise ConfigError(
             f"dynamic_range is {dynamic_range!r}; expected 1 to 200 dB (usual: 40 to 60)"
@@ -105,7 +111,8 @@ def bmode(
     line_step: float = LINE_STEP_MM,
     drop_top: int = 0,
 ):
-    """The picture of RF echoes: envelope along depth, area mean to the pitch of the lines, log compression.
+    """The picture of RF echoes: envelope along depth, area mean to the pitch of the lines, log
+    compression.
 
     Parameters
     ----------
@@ -121,7 +128,8 @@ def bmode(
     Returns
     -------
     ndarray or Tensor
-        As given, float32 in [-1, 1], of shape (..., depth * depth_step / line_step, lines), at most depth.
+        As given, float32 in [-1, 1], of shape (..., depth * depth_step / line_step, lines), at most
+        depth.
 
     Raises
     ------
@@ -155,7 +163,9 @@ ASPECTS = ("stretch", "keep", "crop")
 def _resample_window(
     shape: tuple[int, int], size: int, aspect: str, steps: tuple[float, float]
 ) -> list[tuple[int, int, int, int]]:
-    "For depth and lines: the samples to take (first, after last) and the pixels they fill (first, after last)."
+    """For depth and lines: the samples to take (first, after last) and the pixels they fill (first,
+    after last).
+    """
     check_choice(aspect, ASPECTS, "aspect")
     extent = [n * step for n, step in zip(shape, steps)]
     whole = {"stretch": None, "keep": max(extent), "crop": min(extent)}[aspect]
@@ -174,7 +184,9 @@ def resample_to_square(
     aspect: str = "stretch",
     steps: tuple[float, float] = (LINE_STEP_MM, LINE_STEP_MM),
 ) -> Tensor:
-    "A picture (D, L) in [-1, 1] with samples `steps` mm apart, as (size, size); black where there is nothing."
+    """A picture (D, L) in [-1, 1] with samples `steps` mm apart, as (size, size); black where there
+    is nothing.
+    """
     (a, b, top, bottom), (c, d, left, right) = _resample_window(picture.shape, size, aspect, steps)
     result = torch.full((size, size), -1.0, device=picture.device)
     result[top:bottom, left:right] = area_resample(picture[a:b, c:d], bottom - top, right - left)
@@ -187,7 +199,9 @@ def resample_mask(
     aspect: str = "stretch",
     steps: tuple[float, float] = (DEPTH_STEP_MM, LINE_STEP_MM),
 ) -> Tensor:
-    "A mask (D, L) as bool (size, size) by the geometry of `resample_to_square`, each pixel from the nearest sample."
+    """A mask (D, L) as bool (size, size) by the geometry of `resample_to_square`, each pixel from
+    the nearest sample.
+    """
     (a, b, top, bottom), (c, d, left, right) = _resample_window(mask.shape, size, aspect, steps)
 
     def nearest(first, last, n):
@@ -207,12 +221,14 @@ def bmode_images(
     aspect: str = "stretch",
     drop_top: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Pixels (N, 1, size, size) uint8 and masks (N, 1, size, size) bool of RF frames, one after the other.
+    """Pixels (N, 1, size, size) uint8 and masks (N, 1, size, size) bool of RF frames, one after the
+    other.
 
     Parameters
     ----------
     frames : iterable of (rf, mask)
-        RF echoes and mask of each frame, both (depth, lines), at `DEPTH_STEP_MM` and `LINE_STEP_MM`.
+        RF echoes and mask of each frame, both (depth, lines), at `DEPTH_STEP_MM` and
+        `LINE_STEP_MM`.
     size : int
         Side of the square pictures in pixels.
     dynamic_range, drop_top
@@ -268,9 +284,11 @@ def lesion_image_set(
     drop_top: int = 0,
     **about,
 ) -> ImageSet:
-    """Pictures and masks of lesions, taken one after the other; `about` goes to `ImageSet` (name, licence, ...).
+    """Pictures and masks of lesions, taken one after the other; `about` goes to `ImageSet` (name,
+    licence, ...).
 
-    Classes are `benign` and `malignant`, ids like `lesion-007-view-2`, groups the women by what the ids tell.
+    Classes are `benign` and `malignant`, ids like `lesion-007-view-2`, groups the women by what the
+    ids tell.
     """
     pixels, masks, labels, groups, ids = [], [], [], [], []
     for number, lesion in enumerate(lesions, 1):

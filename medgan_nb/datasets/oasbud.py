@@ -49,7 +49,8 @@ def find_file(data_dir: Path | str) -> Path:
         if path.is_file():
             return path
     raise DataError(
-        f"{printable(data_dir)}: no {_FILE_NAME} in it; expected {LAYOUT} (fetch it: doi.org/{_DOI})"
+        f"{printable(data_dir)}: no {_FILE_NAME} in it; expected {LAYOUT} "
+        f"(fetch it: doi.org/{_DOI})"
     )
 
 
@@ -79,8 +80,9 @@ def _malignant_value(classes: list[int], birads: list[str], name: str) -> int:
     )
     if not higher > lower:
         raise DataError(
-            f"{name}: class: value {malignant} is on {N_MALIGNANT} lesions, as malignant should be,"
-            f" but their mean BI-RADS is {higher:.2f} against {lower:.2f}; expected the higher. "
+            f"{name}: class: value {malignant} is on {N_MALIGNANT} lesions, "
+            "as malignant should be, but their mean BI-RADS is "
+            f"{higher:.2f} against {lower:.2f}; expected the higher. "
             "Which value is malignant cannot be told"
         )
     return malignant

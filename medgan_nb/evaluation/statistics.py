@@ -351,7 +351,7 @@ def paired_t_test(values_a, values_b, level: float = 0.95) -> TTest:
     Returns
     -------
     tuple
-        Mean difference, lower and upper end, two-sided p; None but for the mean if there is one pair.
+        Mean difference, lower and upper end, two-sided p; one pair gives None but for the mean.
     """
     a, b = np.asarray(values_a, dtype=float), np.asarray(values_b, dtype=float)
     if a.shape != b.shape:
@@ -376,7 +376,7 @@ def corrected_t_test(differences, n_train: int, n_test: int, level: float = 0.95
     Returns
     -------
     tuple
-        Mean difference, lower and upper end, two-sided p; None but for the mean if there is one split.
+        Mean difference, lower and upper end, two-sided p; one split gives None but for the mean.
     """
     if min(n_train, n_test) < 1:
         raise ConfigError(

@@ -72,9 +72,8 @@ def distribution_distance(
 
     wasserstein = float(wasserstein_distance(real, fake) / std)
     signed_steps = np.sign(difference)[:-1] * np.diff(points)
-    integral = np.append(
-        np.cumsum(signed_steps[::-1])[::-1], 0.0
-    )  # of the sign, from each point on
+    # of the sign, from each point on
+    integral = np.append(np.cumsum(signed_steps[::-1])[::-1], 0.0)
     influence = (
         integral[np.searchsorted(points, real)] / std,
         -integral[np.searchsorted(points, fake)] / std,

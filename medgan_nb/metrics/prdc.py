@@ -113,9 +113,8 @@ def _knn_balls(real: np.ndarray, fake: np.ndarray, k: int) -> list[_KnnBalls]:
 
 def _squared_distances(x: Tensor, x_norms: Tensor, y: Tensor, y_norms: Tensor) -> Tensor:
     "Squared distances (N, M) of the rows of x and y, given their squared norms, to rounding."
-    products = (
-        x.numpy() @ y.numpy().T
-    )  # numpy's is faster where torch's MKL finds no Intel processor
+    # numpy's is faster where torch's MKL finds no Intel processor
+    products = x.numpy() @ y.numpy().T
     return torch.from_numpy(products).mul_(-2).add_(x_norms[:, None]).add_(y_norms)
 
 

@@ -37,7 +37,9 @@ def published_folder() -> Path:
 
 
 def chosen(study: Study, outputs: Path, preset: str | None = None) -> tuple[list[Run], str]:
-    "The runs a report shows of a study, and where they come from (`runs` or `published`); none gives an empty list."
+    """The runs a report shows of a study, and where they come from (`runs` or `published`); none
+    gives an empty list.
+    """
     for folder, source in ((Path(outputs), "runs"), (published_folder(), "published")):
         groups = {}
         for run in finished_runs(folder, study.name):
@@ -72,7 +74,9 @@ def missing(study: Study, runs: list[Run]) -> list[dict]:
 
 
 def answers(study: Study, preset: str, entry: dict, run: Run) -> bool:
-    "Whether a run is what a grid's entry asks for; 0 and empty ask for nothing but the preset's own."
+    """Whether a run is what a grid's entry asks for; 0 and empty ask for nothing but the preset's
+    own.
+    """
     asked = {"model": study.parameters.get("model")} | study.presets[preset] | entry
     has = run.settings | run.config["params"]
     return all(
@@ -95,7 +99,9 @@ def write_csv(path: Path, rows: Iterable[dict]) -> None:
 def write_study(
     study: Study, runs: list[Run], folder: Path
 ) -> tuple[dict[str, list[dict]], list[Path]]:
-    "Tables as CSV and figures as PNG of one study, nothing else left in the folder; the tables, and the figures' paths."
+    """Tables as CSV and figures as PNG of one study, nothing else left in the folder; the tables,
+    and the figures' paths.
+    """
     tables = {
         name: table_rows(comparisons, study.labels)
         for name, comparisons in study.tables(runs).items()
@@ -124,7 +130,9 @@ def read_tables(folder: Path) -> dict[str, list[dict]]:
 
 
 def shown_run(study: Study, runs: list[Run]) -> Run:
-    "The run whose own figures are shown: the study's own setting and model, the most images, the first seed."
+    """The run whose own figures are shown: the study's own setting and model, the most images, the
+    first seed.
+    """
 
     def order(run: Run) -> tuple:
         params = run.config["params"]
@@ -150,7 +158,9 @@ KEPT = (
 
 
 def publish(study: Study, outputs: Path | str, target: Path | str) -> list[Path]:
-    "Copy what is kept of a study's runs to `target/<paper>/<run-id>/`, and the report's tables and figures beside them."
+    """Copy what is kept of a study's runs to `target/<paper>/<run-id>/`, and the report's tables
+    and figures beside them.
+    """
     runs, _ = chosen(study, Path(outputs))
     made = []
     for run in runs:

@@ -138,7 +138,8 @@ class AugmentPipe:
     turns: bool = False  # quarter turns, U{0..3}
     shift: float = 0.0  # by whole pixels, U(-shift, shift) of the side
     scale: float = 0.0  # both axes by 2^N(0, scale^2)
-    rotate: float = 0.0  # U(-rotate, rotate) degrees, before and after stretch, each with probability 1 - sqrt(1 - p)
+    # U(-rotate, rotate) degrees, before and after stretch, each with probability 1 - sqrt(1 - p)
+    rotate: float = 0.0
     stretch: float = 0.0  # one axis by 2^N(0, stretch^2), the other by its inverse
     drift: float = 0.0  # by fractions of a pixel, N(0, drift^2) of the side
     brightness: float = 0.0  # + N(0, brightness^2)
@@ -158,7 +159,9 @@ PIPES = {
 # %% ../../nbs/415_training.augment.ipynb #257daa7c
 @dataclass(frozen=True)
 class TransformParams:
-    "What happens to each of N images: flip, quarter turns, whole shift t (N, 2), matrix M (N, 2, 2), drift f (N, 2), grey gain and offset."
+    """What happens to each of N images: flip, quarter turns, whole shift t (N, 2), matrix M (N, 2,
+    2), drift f (N, 2), grey gain and offset.
+    """
 
     flip: Tensor
     turns: Tensor
@@ -263,7 +266,8 @@ CENTRE = sum(tap * value for tap, value in enumerate(SYM6)) / sum(SYM6) - 5
 def sym6(side: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """U (2 side, side) and D (side, 2 side + 10).
 
-    Row k of U is the image at (k - CENTRE) / 2 px. D needs the same grid with five more positions on either side.
+    Row k of U is the image at (k - CENTRE) / 2 px. D needs the same grid with five more positions
+    on either side.
     """
     taps = torch.tensor(SYM6, dtype=torch.float64) / math.sqrt(2)
     up, down = (
@@ -323,7 +327,9 @@ def warp(x: Tensor, matrix: Tensor, drift: Tensor, shift: Tensor, smooth: bool =
 def places(
     at: Tensor, side: int, rate: int, phase: float, matrix: Tensor, drift: Tensor, shift: Tensor
 ) -> Tensor:
-    "Where an output grid at positions `at` reads an array whose sample i lies at (i - phase) / rate px, as `grid_sample` wants it."
+    """Where an output grid at positions `at` reads an array whose sample i lies at (i - phase) /
+    rate px, as `grid_sample` wants it.
+    """
     centre, last = (side - 1) / 2, side - 1
     matrix, u = matrix.to(at.dtype), at - centre
     start = centre - (matrix @ drift.to(at.dtype)[:, :, None])[:, :, 0] - shift
@@ -414,7 +420,9 @@ class AdaptiveAugment(Augmentation):
 
     @torch.no_grad()
     def update(self, real_logits: Tensor) -> dict[str, Tensor]:
-        "Count signs of D's logits (N,) on real images; at every `interval`-th call move p. Returns p and r_t."
+        """Count signs of D's logits (N,) on real images; at every `interval`-th call move p.
+        Returns p and r_t.
+        """
         if self.target is None:
             return {"ada_p": self.p.clone()}
         self.signs += real_logits.sign().sum()

@@ -30,7 +30,9 @@ def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
 
 
 def shuffled_indices(n: int, seed: int, first: int, count: int) -> Tensor:
-    "Which images are shown as number `first` to `first + count - 1` of the endless stream over n images."
+    """Which images are shown as number `first` to `first + count - 1` of the endless stream over n
+    images.
+    """
     position = torch.arange(first, first + count)
     return torch.cat(
         [
@@ -41,7 +43,9 @@ def shuffled_indices(n: int, seed: int, first: int, count: int) -> Tensor:
 
 # %% ../../nbs/420_training.batch.ipynb #1fea9c30
 def class_balanced_indices(labels: np.ndarray, seed: int, first: int, count: int) -> Tensor:
-    "As `shuffled_indices`, with the classes of `labels` (N,) in turn: a batch that is a multiple of their number holds as many of each."
+    """As `shuffled_indices`, with the classes of `labels` (N,) in turn: a batch that is a multiple
+    of their number holds as many of each.
+    """
     members = [torch.as_tensor(np.flatnonzero(labels == k)) for k in np.unique(labels)]
     turns = torch.arange(first, first + count) % len(members)
     index = torch.empty(count, dtype=torch.int64)
@@ -54,7 +58,9 @@ def class_balanced_indices(labels: np.ndarray, seed: int, first: int, count: int
 # %% ../../nbs/420_training.batch.ipynb #64054733
 @dataclass(frozen=True)
 class Batch:
-    "Real images (N, 1, H, W), their classes (N,) or None, lesion masks (N, 1, H, W) or None, and which of the set they are."
+    """Real images (N, 1, H, W), their classes (N,) or None, lesion masks (N, 1, H, W) or None, and
+    which of the set they are.
+    """
 
     x: Tensor
     y: Tensor | None
@@ -75,8 +81,8 @@ def next_batch(state: State, images: ImageSet, seed: int, k: int) -> Batch:
     if recipe.real_augmentation:
         x, masks = recipe.real_augmentation(batch.x, batch.masks)
         batch = Batch(x, batch.y, masks, order)
-    for watch in state.watch.values():
-        batch = watch.on_batch(state, batch)
+    for callback in state.callbacks.values():
+        batch = callback.on_batch(state, batch)
     return batch
 
 
@@ -103,7 +109,9 @@ def flip_rotate_scale(
     high: float = 1.2,
     sigma: float = 0.01,
 ) -> tuple[Tensor, Tensor | None]:
-    "Real images (N, 1, H, W) in [-1, 1] and their masks, mirrored, turned, scaled and with noise, each image by its own draw."
+    """Real images (N, 1, H, W) in [-1, 1] and their masks, mirrored, turned, scaled and with noise,
+    each image by its own draw.
+    """
     n = len(x)
     angle = (2 * torch.rand(n) - 1) * math.radians(degrees)
     mirror = 1 - 2.0 * torch.randint(2, (n,))
@@ -139,13 +147,15 @@ def reference_batch(state: State, images: ImageSet, batch: Batch, x_fake: Tensor
     if state.recipe.reference_pairing != "nearest":
         return batch
     found = select_batch(state, images, nearest_in_class(images, batch.y, x_fake.detach()))
-    for watch in state.watch.values():
-        found = watch.on_batch(state, found)
+    for callback in state.callbacks.values():
+        found = callback.on_batch(state, found)
     return found
 
 
 def nearest_in_class(images: ImageSet, y: Tensor, x_fake: Tensor, side: int = 32) -> Tensor:
-    "Position of the training image nearest to each generated one (N, 1, H, W) of class y (N,), by pixels at `side` px or less."
+    """Position of the training image nearest to each generated one (N, 1, H, W) of class y (N,), by
+    pixels at `side` px or less.
+    """
     side = min(side, x_fake.shape[-1], images.pixels_store.shape[-1])
 
     def small(x):

@@ -38,7 +38,9 @@ class Callback(nn.Module):
     def on_step(
         self, state: State, batch: Batch, x_fake: Tensor, y_fake: Tensor | None
     ) -> dict[str, Tensor]:
-        "Called after each step with its last batch and samples; returns what the log should average."
+        """Called after each step with its last batch and samples; returns what the log should
+        average.
+        """
         return {}
 
     def on_log(self, state: State, row: dict) -> dict[str, float]:
@@ -56,7 +58,8 @@ class EarlyStop(Callback):
     gain : float
         What counts as growth over the best so far.
     patience, least : float
-        Thousands of images without growth that end the training, and how many are shown in any case.
+        Thousands of images without growth that end the training, and how many are shown in any
+        case.
     """
 
     def __init__(self, column: str, gain: float, patience: float, least: float):

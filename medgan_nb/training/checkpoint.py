@@ -21,7 +21,9 @@ from .step import State
 
 # %% ../../nbs/435_training.checkpoint.ipynb #cfc458b0
 def pack(tree: dict) -> tuple[dict[str, Tensor], str]:
-    "A nested dict of tensors and plain values -> named tensors, and JSON in which each is a reference. Keys keep their type."
+    """A nested dict of tensors and plain values -> named tensors, and JSON in which each is a
+    reference. Keys keep their type.
+    """
     tensors = {}
 
     def walk(value, path):
@@ -85,8 +87,8 @@ def state_tree(state: State) -> dict:
     tree = {"step": state.step, "seconds": state.seconds}
     for key in ("G", "D", "opt_G", "opt_D", "augment", "memory"):
         tree[key] = getattr(state, key).state_dict()
-    if state.watch:
-        tree["watch"] = state.watch.state_dict()
+    if state.callbacks:
+        tree["callbacks"] = state.callbacks.state_dict()
     if state.G_ema is not state.G:
         tree["G_ema"] = state.G_ema.state_dict()
     return tree
@@ -110,7 +112,7 @@ def load_state(path: Path | str, state: State, identity: dict) -> State:
     found = read(path)
     refuse_other(path, found, identity)
     tree = found["state"]
-    for key in ("G", "D", "augment", "memory", "watch", "G_ema"):
+    for key in ("G", "D", "augment", "memory", "callbacks", "G_ema"):
         if key in tree:
             load_into(getattr(state, key), tree[key], f"{path} ({key})")
     for key in ("opt_G", "opt_D"):
@@ -143,7 +145,9 @@ def load_into(module: nn.Module, tensors: dict[str, Tensor], what: str) -> nn.Mo
 
 
 def restore(optimiser: torch.optim.Optimizer, tree: dict) -> None:
-    "Load an optimiser's state, each moment in its weight's own memory layout (a fused update walks both side by side)."
+    """Load an optimiser's state, each moment in its weight's own memory layout (a fused update
+    walks both side by side).
+    """
     optimiser.load_state_dict(tree)
     for weight, moments in optimiser.state.items():
         for key, value in moments.items():

@@ -37,7 +37,7 @@ from medgan_nb.training.checkpoint import (
     write,
 )
 from .recipe import Recipe, describe
-from .step import State, update_ema, d_step, g_step, update_lr, init_state
+from .step import State, d_step, g_step, init_state, update_ema, update_lr
 
 # %% ../../nbs/440_training.loop.ipynb #d1e2446e
 def train_step(state: State, images: ImageSet, seed: int) -> dict[str, Tensor]:
@@ -55,14 +55,16 @@ def train_step(state: State, images: ImageSet, seed: int) -> dict[str, Tensor]:
     log |= g_step(state, partner.x, x_fake, y_fake)
     update_ema(state)
     state.step += 1
-    for watch in state.watch.values():
-        log |= watch.on_step(state, batch, x_fake.detach(), y_fake)
+    for callback in state.callbacks.values():
+        log |= callback.on_step(state, batch, x_fake.detach(), y_fake)
     return log
 
 # %% ../../nbs/440_training.loop.ipynb #837d8167
 @contextmanager
 def graceful_shutdown():
-    "Within it the first SIGINT or SIGTERM only sets the yielded event; the second acts as usual. A no-op outside the main thread."
+    """Within it the first SIGINT or SIGTERM only sets the yielded event; the second acts as usual.
+    A no-op outside the main thread.
+    """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked
@@ -84,7 +86,9 @@ def graceful_shutdown():
 # %% ../../nbs/440_training.loop.ipynb #e9702e9d
 @dataclass(frozen=True)
 class Trained:
-    "A trained GAN: `G` (the average where the recipe keeps one) and `D` in evaluation mode, the log, and the time it took."
+    """A trained GAN: `G` (the average where the recipe keeps one) and `D` in evaluation mode, the
+    log, and the time it took.
+    """
 
     recipe: Recipe
     G: nn.Module
@@ -94,7 +98,9 @@ class Trained:
     seconds: float
 
     def sample(self, n: int, seed: int = 0, y: Tensor | None = None, batch: int = 256) -> Tensor:
-        "n images (n, 1, H, W) in [-1, 1]; image i depends on the seed and i alone. `y` (n,) gives classes, else uniform ones."
+        """n images (n, 1, H, W) in [-1, 1]; image i depends on the seed and i alone. `y` (n,) gives
+        classes, else uniform ones.
+        """
         device = next(self.G.parameters()).device
         latents, classes = latents_of(self.recipe, range(n), seed)
         classes = classes if y is None else y
@@ -114,7 +120,9 @@ class Trained:
 
 
 def latents_of(recipe: Recipe, numbers: Iterable[int], seed: int) -> tuple[Tensor, Tensor | None]:
-    "Latents (n, z_dim) and classes (n,) or None of the samples of these numbers: each from a stream of its own."
+    """Latents (n, z_dim) and classes (n,) or None of the samples of these numbers: each from a
+    stream of its own.
+    """
     streams = [stream(seed, "sample", number) for number in numbers]
     z = torch.stack([torch.randn(recipe.z_dim, generator=g) for g in streams])
     y = (
@@ -151,7 +159,8 @@ def train(
     kimg : float
         Thousands of real images to show.
     seed : int
-        Fixes everything: on one CPU, number of threads and torch version the weights come out the same bit for bit.
+        Fixes everything: on one CPU, number of threads and torch version the weights come out the
+        same bit for bit.
     folder : path or None
         Where checkpoint, log and weights are kept; None keeps nothing.
     device, precision : str
@@ -163,7 +172,8 @@ def train(
     hooks : iterable of callable
         Each is called as `hook(state, log)` at every tick.
     callbacks : dict of callable
-        Builders of what takes part in the training, by name, in the order they act; see `training.callbacks`.
+        Builders of what takes part in the training, by name, in the order they act; see
+        `training.callbacks`.
     bar : bool
         Whether to show a progress bar.
 
@@ -199,8 +209,8 @@ def train(
     state = init_state(recipe, seed, device, "bf16" if dtype == torch.bfloat16 else "fp32", counts)
     state.total, state.folder = total, files.folder
     if callbacks:
-        state.watch = _build_callbacks(callbacks, seed, state.device)
-        identity["watch"] = [{name: each.describe()} for name, each in state.watch.items()]
+        state.callbacks = _build_callbacks(callbacks, seed, state.device)
+        identity["callbacks"] = [{name: each.describe()} for name, each in state.callbacks.items()]
     if files.folder and files.weights.exists():
         return load_trained(recipe, files, state, identity)
     if files.folder and files.checkpoint.exists():
@@ -272,8 +282,8 @@ def run(
             state.seconds = time.monotonic() - begun
             log.append(log_row(state, sums))
             sums = {}
-            for watch in state.watch.values():
-                log[-1] |= watch.on_log(state, log[-1])
+            for callback in state.callbacks.values():
+                log[-1] |= callback.on_log(state, log[-1])
             files.append(log[-1])
             progress.set_postfix_str(
                 f"D {log[-1]['d_loss']:.3f} G {log[-1]['g_loss']:.3f}", refresh=False
@@ -354,7 +364,9 @@ class Files:
         return self.folder / "log.jsonl"
 
     def keep_log(self, step: int) -> list[dict]:
-        "The lines of the log up to a step; later ones, of work that was lost, are dropped from the file."
+        """The lines of the log up to a step; later ones, of work that was lost, are dropped from
+        the file.
+        """
         if self.folder is None:
             return []
         rows = [row for row in read_jsonl(self.log) if row["step"] <= step]

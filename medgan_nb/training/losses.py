@@ -86,7 +86,9 @@ def path_lengths(images: Tensor, ws: Tensor, noise: Tensor) -> Tensor:
 # %% ../../nbs/405_training.losses.ipynb #d26b8623
 @declared("wasserstein_critic")
 def critic_wasserstein_loss(real: Tensor, fake: Tensor) -> Tensor:
-    "The critic's loss E[D(G(z))] - E[D(x)], of values (N,) on real and generated images; its negative estimates the distance."
+    """The critic's loss E[D(G(z))] - E[D(x)], of values (N,) on real and generated images; its
+    negative estimates the distance.
+    """
     return fake.mean() - real.mean()
 
 
@@ -118,7 +120,9 @@ def gradient_penalty(values: Tensor, x: Tensor) -> Tensor:
 # %% ../../nbs/405_training.losses.ipynb #ab2f16c7
 @declared("saturating")
 def generator_saturating_loss(fake: Tensor) -> Tensor:
-    "The generator's loss log(1 - sigma(D(G(z)))), mean over the batch of logits (N,); it saturates."
+    """The generator's loss log(1 - sigma(D(G(z)))), mean over the batch of logits (N,); it
+    saturates.
+    """
     return -softplus(fake).mean()
 
 # %% ../../nbs/405_training.losses.ipynb #f957e565
@@ -137,9 +141,11 @@ def windowed_pearson(
     g, x : Tensor
         Images (N, 1, H, W).
     masks : Tensor or None
-        Lesions (N, 1, H, W), bool: windows count by the share of lesion in them. An image whose mask is empty counts evenly.
+        Lesions (N, 1, H, W), bool: windows count by the share of lesion in them. An image whose
+        mask is empty counts evenly.
     window : int or None
-        Side of the windows, each wholly inside the image, over which a mean is taken; None: one correlation over all pixels.
+        Side of the windows, each wholly inside the image, over which a mean is taken; None: one
+        correlation over all pixels.
     eps : float
         Added to each variance.
     """
@@ -165,7 +171,9 @@ def windowed_pearson(
 
 # %% ../../nbs/405_training.losses.ipynb #e9d41404
 def soft_overlap(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    "Of each image, the sum of p m and the sum of p and m: logits and masks (N, 1, H, W), masks of 0 and 1."
+    """Of each image, the sum of p m and the sum of p and m: logits and masks (N, 1, H, W), masks of
+    0 and 1.
+    """
     if logits.shape != masks.shape:
         raise ConfigError(
             f"logits are {tuple(logits.shape)} for masks {tuple(masks.shape)}; expected the same shape"

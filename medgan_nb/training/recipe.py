@@ -19,7 +19,8 @@ from ..core.files import to_jsonable
 def declared(name: str) -> Callable:
     """A decorator that gives a function the name under which it enters the identity of a run.
 
-    Checkpoints and run folders know losses and regularizers by this name, so a function may be moved or
+    Checkpoints and run folders know losses and regularizers by this name, so a function may be
+    moved or
     renamed in Python without a trained network losing its run.
     """
 
@@ -68,7 +69,8 @@ class Regularizer:
     weight : float
         Its factor.
     interval : int
-        Applied at every `interval`-th step with `interval` times the weight (lazy regularization, Karras
+        Applied at every `interval`-th step with `interval` times the weight (lazy regularization,
+        Karras
         et al. 2020, section 4).
     state : callable or None
         Builds a module whose buffers the regularizer keeps between steps; `loss` finds it as
@@ -109,7 +111,8 @@ class Recipe:
     regularizers : tuple of Regularizer
         Terms added to the losses.
     augment : callable or None
-        Builds a `training.augment.Augmentation`, applied to real and generated images alike before D; it
+        Builds a `training.augment.Augmentation`, applied to real and generated images alike before
+        D; it
         may adapt to D's logits.
     lr_g, lr_d, betas
         Adam's settings.
@@ -118,10 +121,12 @@ class Recipe:
     n_critic : int
         Discriminator steps for each generator step.
     ema_kimg : float or None
-        Half-life, in thousands of images, of the exponential moving average of G that samples come from;
+        Half-life, in thousands of images, of the exponential moving average of G that samples come
+        from;
         None: G itself.
     ema_rampup : float or None
-        Keeps the half-life below this share of the images shown so far, so that the average forgets the
+        Keeps the half-life below this share of the images shown so far, so that the average forgets
+        the
         untrained G.
     lr_schedule : str
         How both learning rates fall to 0 over the training: one of `LR_SCHEDULES`.
@@ -130,12 +135,15 @@ class Recipe:
     clip_gradients : float or None
         Each entry of G's gradient is clipped to [-c, c] before its update.
     class_balanced : bool
-        Whether a batch holds as many images of each class, each class in shuffled epochs of its own.
+        Whether a batch holds as many images of each class, each class in shuffled epochs of its
+        own.
     reference_pairing : str
-        Which real image a generated one is compared with by regularizers of G; one of `PAIRINGS`, see
+        Which real image a generated one is compared with by regularizers of G; one of `PAIRINGS`,
+        see
         `training.batch`.
     real_augmentation : callable or None
-        `real_augmentation(images, masks) -> images, masks`: changes real images (and lesion masks) as they
+        `real_augmentation(images, masks) -> images, masks`: changes real images (and lesion masks)
+        as they
         are shown; G learns to produce what it does.
     settings : dict
         Arguments the builders were given, as plain data: they identify the recipe in config.json.
@@ -208,7 +216,9 @@ OPTIONAL = (
 
 
 def describe(recipe: Recipe) -> dict:
-    "Everything in a recipe as plain data; functions by their declared names, with the arguments fixed in them."
+    """Everything in a recipe as plain data; functions by their declared names, with the arguments
+    fixed in them.
+    """
     defaults = {field.name: field.default for field in fields(Recipe)}
     values = {key: value for key, value in vars(recipe).items() if key not in ("G", "D")}
     values["regularizers"] = [_describe_regularizer(term) for term in recipe.regularizers]

@@ -18,25 +18,27 @@ from ..core.errors import ConfigError, check_choice
 from ..models import dcgan, hybrid, oasbud, stylegan2
 from .augment import AdaptiveAugment, DiffAugment
 from medgan_nb.training.losses import (
-    discriminator_bce_loss,
     critic_wasserstein_loss,
-    generator_saturating_loss,
+    discriminator_bce_loss,
     generator_nonsaturating_loss,
+    generator_saturating_loss,
     generator_wasserstein_loss,
 )
-from .recipe import Regularizer, Recipe
+from .recipe import Recipe, Regularizer
 from medgan_nb.training.regularizers import (
     RunningMean,
     gradient_penalty_regularizer,
-    path_length_regularizer,
-    paired_pearson_regularizer,
     paired_l1_regularizer,
+    paired_pearson_regularizer,
+    path_length_regularizer,
     r1_regularizer,
 )
 
 # %% ../../nbs/490_training.registry.ipynb #5b509633
 def dcgan_recipe(size: int, n_classes: int, label_smoothing: float = 0.0) -> Recipe:
-    """Unconditional DCGAN: batches of 64, Adam (0.5, 0.999) at 2e-4 (Radford et al., ICLR 2016, section 4)."""
+    """Unconditional DCGAN: batches of 64, Adam (0.5, 0.999) at 2e-4 (Radford et al., ICLR 2016,
+    section 4).
+    """
     return Recipe(
         "dcgan",
         partial(dcgan.Generator, size),
@@ -74,23 +76,28 @@ def stylegan2_recipe(
     ema_kimg: float | None = None,
     ema_rampup: float | None = None,
 ) -> Recipe:
-    """StyleGAN2 (Karras et al., CVPR 2020, appendix B): R1 every 16 steps, path length every 4, Adam (0, 0.99).
+    """StyleGAN2 (Karras et al., CVPR 2020, appendix B): R1 every 16 steps, path length every 4,
+    Adam (0, 0.99).
 
     Parameters
     ----------
     size, n_classes : int
         Side in px (32 to 256) and classes of the training set.
     config : str
-        A published setting, one of `models.stylegan2.CONFIGS`; the other arguments replace single values of it.
+        A published setting, one of `models.stylegan2.CONFIGS`; the other arguments replace single
+        values of it.
     conditional : bool
         Whether the networks are conditioned on the class (where there are two or more).
     batch_size, channel_base, channel_max, mapping_layers, ema_kimg, ema_ramp
-        See `models.stylegan2.Config` and `Generator`; a smaller `channel_base` makes narrower networks.
+        See `models.stylegan2.Config` and `Generator`; a smaller `channel_base` makes narrower
+        networks.
     z_dim : int
         Length of z and of w.
     r1_gamma : float
-        Weight of R1. By default that of the configuration, which holds for 256 px and its own batch, times the number of pixels
-        over 256^2 and divided by the batch over the configuration's (gamma ~ pixels / batch: `auto` of the published code).
+        Weight of R1. By default that of the configuration, which holds for 256 px and its own
+        batch, times the number of pixels
+        over 256^2 and divided by the batch over the configuration's (gamma ~ pixels / batch: `auto`
+        of the published code).
     """
     published = check_choice(config, stylegan2.CONFIGS, "StyleGAN2 configuration")
     changes = {
@@ -148,7 +155,9 @@ def stylegan2_ada_recipe(
     ada_kimg: float = 500.0,
     **settings,
 ) -> Recipe:
-    "StyleGAN2 with adaptive augmentation, whose p may move by 1 in `ada_kimg` (Karras et al., NeurIPS 2020); `settings` as for `stylegan2_recipe`."
+    """StyleGAN2 with adaptive augmentation, whose p may move by 1 in `ada_kimg` (Karras et al.,
+    NeurIPS 2020); `settings` as for `stylegan2_recipe`.
+    """
     augment = partial(
         AdaptiveAugment, pipe=augpipe, filter=ada_filter, target=ada_target, kimg=ada_kimg
     )
@@ -160,7 +169,9 @@ def stylegan2_ada_recipe(
 def stylegan2_diffaugment_recipe(
     size: int, n_classes: int, policy: str = "translation,cutout", **settings
 ) -> Recipe:
-    "StyleGAN2 with DiffAugment (Zhao et al., NeurIPS 2020), without colour; `settings` as for `stylegan2_recipe`."
+    """StyleGAN2 with DiffAugment (Zhao et al., NeurIPS 2020), without colour; `settings` as for
+    `stylegan2_recipe`.
+    """
     return replace(
         stylegan2_recipe(size, n_classes, **settings),
         name="stylegan2_diffaugment",
@@ -220,8 +231,10 @@ def hybrid_recipe(
     kind : str
         The generator, one of `models.hybrid.HYBRIDS`.
     loss : str
-        wgan_gp (Gulrajani et al. 2017: penalty 10, 5 critic steps, Adam (0, 0.9) at 1e-4), wgan (Arjovsky et al. 2017: weights clipped at 0.01, 5e-5,
-        here with Adam (0, 0.9) for RMSProp) or bce (cross-entropy, one critic step, Adam (0.5, 0.999) at 2e-4).
+        wgan_gp (Gulrajani et al. 2017: penalty 10, 5 critic steps, Adam (0, 0.9) at 1e-4), wgan
+        (Arjovsky et al. 2017: weights clipped at 0.01, 5e-5,
+        here with Adam (0, 0.9) for RMSProp) or bce (cross-entropy, one critic step, Adam (0.5,
+        0.999) at 2e-4).
     conditional : bool
         Whether the networks are conditioned on the class (where there are two or more).
     critic_norm : str
@@ -304,7 +317,8 @@ def oasbud_recipe(
     batch_size: int = 16,
     width_divisor: int = 1,
 ) -> Recipe:
-    """The hybrids of paper 1: a critic with gradient penalty, and a generator that is also penalized for its distance to a real image of its class.
+    """The hybrids of paper 1: a critic with gradient penalty, and a generator that is also
+    penalized for its distance to a real image of its class.
 
     Parameters
     ----------
@@ -313,13 +327,15 @@ def oasbud_recipe(
     net : str
         m0 (Table II), m1 (Table III) or text (the prose).
     layer_fix, style, spectral_norm, minibatch_stddev, growing
-        See `models.oasbud`; an empty fix is the one that reaches the size promised. `spectral_norm` is table, both or d_only.
+        See `models.oasbud`; an empty fix is the one that reaches the size promised. `spectral_norm`
+        is table, both or d_only.
     adversarial_loss : str
         wgan_gp, ns_bce (targets 0.9 and 0.1) or minimax_bce.
     reference_pairing : str
         Which real image a generated one is compared with; see `training.batch`.
     lambda_pixel, lambda_pearson : float
-        Weights of the mean absolute difference and of one minus the correlation; 0 leaves the term out. The paper names neither value.
+        Weights of the mean absolute difference and of one minus the correlation; 0 leaves the term
+        out. The paper names neither value.
     pearson : str
         local11_mask, local11 or global.
     n_critic, batch_size : int
@@ -428,7 +444,9 @@ def model_recipe(name: str, size: int, n_classes: int = 1, **settings) -> Recipe
 
 # %% ../../nbs/490_training.registry.ipynb #14e16a20
 def rebuild_recipe(description: dict) -> Recipe:
-    "The recipe that a description was made from; raises `KeyError` or `ConfigError` where it fits no model."
+    """The recipe that a description was made from; raises `KeyError` or `ConfigError` where it fits
+    no model.
+    """
     build = check_choice(description["name"], MODELS, "model of these weights")
     settings = dict(description["settings"] or {})
     size = settings.pop("size")
@@ -439,7 +457,9 @@ def rebuild_recipe(description: dict) -> Recipe:
 
 
 def _builder_arguments(build: Callable[..., Recipe]) -> set[str]:
-    "Names of the arguments a builder takes; a variant of StyleGAN2 passes the ones it does not name on."
+    """Names of the arguments a builder takes; a variant of StyleGAN2 passes the ones it does not
+    name on.
+    """
     arguments = inspect.signature(build).parameters
     names = set(arguments) - {"size", "n_classes"}
     if any(argument.kind is argument.VAR_KEYWORD for argument in arguments.values()):

@@ -56,7 +56,8 @@ def path_length_regularizer(
 ) -> Tensor:
     """Mean squared deviation of path lengths from their running mean.
 
-    G must have `to_ws(z, y)` and `synthesis(ws)`; `name` is that of the penalty, whose memory is a `RunningMean`; `shrink` divides
+    G must have `to_ws(z, y)` and `synthesis(ws)`; `name` is that of the penalty, whose memory is a
+    `RunningMean`; `shrink` divides
     the batch.
     """
     ws = state.G.to_ws(*sample_latents(state, max(1, state.recipe.batch_size // shrink)))
@@ -70,7 +71,9 @@ def path_length_regularizer(
 def gradient_penalty_regularizer(
     state: State, x_real: Tensor, x_fake: Tensor, y: Tensor | None
 ) -> Tensor:
-    "Two-sided WGAN-GP of D between real images, with classes y, and generated ones; the weight, 10 in the paper, is the `Regularizer`'s."
+    """Two-sided WGAN-GP of D between real images, with classes y, and generated ones; the weight,
+    10 in the paper, is the `Regularizer`'s.
+    """
     epsilon = torch.rand(len(x_real), device=x_real.device, dtype=x_real.dtype)
     x = interpolate(x_real, x_fake.detach(), epsilon).requires_grad_(True)
     with torch.autocast(state.device.type, enabled=False):
@@ -92,5 +95,7 @@ def paired_pearson_regularizer(
     window: int | None = 11,
     masked: bool = True,
 ) -> Tensor:
-    "One minus the mean correlation with the real images; windows are weighted by `state.masks` if `masked` and there are masks."
+    """One minus the mean correlation with the real images; windows are weighted by `state.masks` if
+    `masked` and there are masks.
+    """
     return 1 - windowed_pearson(x_fake, x_real, state.masks if masked else None, window).mean()

@@ -78,7 +78,9 @@ REACH = 1.2
 
 
 def templates(real: ImageSet) -> tuple[Tensor, float]:
-    "The mean image of each class (K, 1, H, W), and the distance within which an image counts as one of a class."
+    """The mean image of each class (K, 1, H, W), and the distance within which an image counts as
+    one of a class.
+    """
     x = real.batch().cpu()
     means = torch.stack(
         [x[torch.as_tensor(real.labels == k)].mean(0) for k in range(len(real.classes))]
@@ -104,7 +106,8 @@ def mode_coverage(images, means: Tensor, reach: float) -> dict[str, float]:
     Returns
     -------
     dict
-        `modes`, how many modes have an image; `clean`, the share of images that belong to a mode; `kl`, the divergence (in nats) of
+        `modes`, how many modes have an image; `clean`, the share of images that belong to a mode;
+        `kl`, the divergence (in nats) of
         the modes' shares among those from equal shares, log K where there is none.
     """
     nearest = distances(torch.from_numpy(as_images(images, "images")), means).min(1)
@@ -125,7 +128,8 @@ def mode_coverage(images, means: Tensor, reach: float) -> dict[str, float]:
 class GradientNorms(Callback):
     """Mean gradient norms at generated images.
 
-    It adds to the log `signal`, of the recipe's own loss; `minimax`, of the minimax loss with the same critic; `slope`, of the critic; and,
+    It adds to the log `signal`, of the recipe's own loss; `minimax`, of the minimax loss with the
+    same critic; `slope`, of the critic; and,
     where weights are clipped, `at_limit`, the share of the critic's weights that lie at the limit.
 
     Parameters
@@ -161,11 +165,13 @@ class GradientNorms(Callback):
 
 @torch.no_grad()
 def drawn(state: State, n: int, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    "n images (n, 1, H, W) of the current G in evaluation mode, always of the same latents, and their classes."
+    """n images (n, 1, H, W) of the current G in evaluation mode, always of the same latents, and
+    their classes.
+    """
     draw, recipe = stream(0, "watched"), state.recipe
     z = torch.randn(n, recipe.z_dim, generator=draw).to(state.device)
     if recipe.n_classes and y is None:
-        y = torch.multinomial(state.shares.cpu(), n, replacement=True, generator=draw).to(
+        y = torch.multinomial(state.class_probs.cpu(), n, replacement=True, generator=draw).to(
             state.device
         )
     state.G.eval()
@@ -175,7 +181,8 @@ def drawn(state: State, n: int, y: Tensor | None = None) -> tuple[Tensor, Tensor
 
 # %% ../../nbs/450_training.stability.ipynb #33cdeaa1
 class CriticGap(Callback):
-    """Adds `w_train` and `w_held` to the log: the Wasserstein estimate on training and on held-out images.
+    """Adds `w_train` and `w_held` to the log: the Wasserstein estimate on training and on held-out
+    images.
 
     Parameters
     ----------
@@ -211,7 +218,9 @@ class CriticGap(Callback):
 
 # %% ../../nbs/450_training.stability.ipynb #0228d6d2
 class ModeCoverage(Callback):
-    "Adds `modes`, `clean` and `kl` to the log: `mode_coverage` of n generated images against the classes of real ones."
+    """Adds `modes`, `clean` and `kl` to the log: `mode_coverage` of n generated images against the
+    classes of real ones.
+    """
 
     def __init__(self, real: ImageSet, n: int = 256):
         super().__init__()
@@ -225,7 +234,9 @@ class ModeCoverage(Callback):
 
 # %% ../../nbs/450_training.stability.ipynb #cbbbe638
 def layer_gradient_norms(critic: nn.Module, x: Tensor, y: Tensor | None = None) -> list[float]:
-    "Mean over images of the norm of the score's gradient, at the image and at the output of each stage of `critic.layers` but the last."
+    """Mean over images of the norm of the score's gradient, at the image and at the output of each
+    stage of `critic.layers` but the last.
+    """
     kept = []
     hooks = [
         stage.register_forward_hook(lambda _, __, out: kept.append(out))
@@ -246,7 +257,8 @@ def side_by_side(
     ticks: int = 25,
     device: str = "cpu",
 ) -> dict[str, dict]:
-    """Train several recipes on images with known modes, watched; every generator is updated as often.
+    """Train several recipes on images with known modes, watched; every generator is updated as
+    often.
 
     Parameters
     ----------
@@ -262,7 +274,8 @@ def side_by_side(
     Returns
     -------
     dict
-        For each recipe `log` (a dict a tick), `layers` (`layer_gradient_norms` at the end) and `images` (16 samples, uint8 as nested lists): plain data.
+        For each recipe `log` (a dict a tick), `layers` (`layer_gradient_norms` at the end) and
+        `images` (16 samples, uint8 as nested lists): plain data.
     """
     found = {}
     for name, recipe in recipes.items():

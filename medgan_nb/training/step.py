@@ -37,12 +37,12 @@ class State:
     memory: nn.ModuleDict
     device: torch.device
     dtype: torch.dtype
-    shares: Tensor | None = None
+    class_probs: Tensor | None = None
     step: int = 0
     seconds: float = 0.0
     total: int = 0
     folder: Path | None = None
-    watch: nn.ModuleDict = field(default_factory=nn.ModuleDict)
+    callbacks: nn.ModuleDict = field(default_factory=nn.ModuleDict)
     masks: Tensor | None = None
     stop: str = ""
 
@@ -78,9 +78,11 @@ def init_state(
     device : str
         "cpu", "cuda", "cuda:N" or "auto".
     precision : str
-        "fp32", "bf16", or "auto" (bf16 where the processor has it). Weights and optimisers stay in fp32.
+        "fp32", "bf16", or "auto" (bf16 where the processor has it). Weights and optimisers stay in
+        fp32.
     counts : Tensor or None
-        Training images of each class (n_classes,): a conditional model's fakes are drawn in the same shares. None: equal ones.
+        Training images of each class (n_classes,): a conditional model's fakes are drawn in the
+        same shares. None: equal ones.
     """
     device = pick_device(str(device))
     shares = (
@@ -119,9 +121,13 @@ def init_state(
 
 # %% ../../nbs/425_training.step.ipynb #08c461b7
 def sample_latents(state: State, n: int) -> tuple[Tensor, Tensor | None]:
-    "Latents z (n, z_dim) from N(0, 1) and, for a conditional model, classes y (n,) in the shares of the training images."
+    """Latents z (n, z_dim) from N(0, 1) and, for a conditional model, classes y (n,) in the shares
+    of the training images.
+    """
     z = torch.randn(n, state.recipe.z_dim, device=state.device)
-    return z, None if state.shares is None else torch.multinomial(state.shares, n, replacement=True)
+    return z, None if state.class_probs is None else torch.multinomial(
+        state.class_probs, n, replacement=True
+    )
 
 
 def generate(state: State, n: int) -> tuple[Tensor, Tensor | None]:
@@ -175,7 +181,9 @@ def d_step(
 def g_step(
     state: State, x_real: Tensor, x_fake: Tensor, y_fake: Tensor | None
 ) -> dict[str, Tensor]:
-    "One update of G through D on images that still carry their graph; D is not touched, nor are its weight gradients computed."
+    """One update of G through D on images that still carry their graph; D is not touched, nor are
+    its weight gradients computed.
+    """
     state.opt_G.zero_grad(set_to_none=True)
     state.D.requires_grad_(False)
     try:
@@ -222,7 +230,8 @@ def optimizer_step(
     Raises
     ------
     TrainingError
-        If the loss, a penalty or a gradient is not finite; weights and optimiser are as before the step.
+        If the loss, a penalty or a gradient is not finite; weights and optimiser are as before the
+        step.
     """
     total = sum(terms.values(), loss)
     total.backward()
@@ -247,7 +256,9 @@ def optimizer_step(
 
 
 def update_ema(state: State) -> None:
-    "Move `G_ema` towards G with the recipe's half-life; buffers, such as batch-norm statistics, are copied."
+    """Move `G_ema` towards G with the recipe's half-life; buffers, such as batch-norm statistics,
+    are copied.
+    """
     if state.G_ema is state.G:
         return
     recipe, images = state.recipe, state.recipe.batch_size * state.recipe.n_critic

@@ -25,10 +25,10 @@ from ...core.files import atomic_write, read_json, write_json
 from ...core.random import stream
 from ...data.files import printable, read_bytes
 from medgan_nb.evaluation.statistics import (
-    roc_auc,
-    percentile_ci,
     cluster_bootstrap,
     holm,
+    percentile_ci,
+    roc_auc,
     wilson_interval,
 )
 

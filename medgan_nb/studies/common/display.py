@@ -29,7 +29,9 @@ from ...viz.grid import Figure, tile_images
 def show_table(
     comparisons: Iterable[Comparison], labels: dict[str, str] | None = None
 ) -> pd.DataFrame:
-    "Comparisons as a data frame with the report's columns; empty columns are left out, numbers have four digits."
+    """Comparisons as a data frame with the report's columns; empty columns are left out, numbers
+    have four digits.
+    """
     return data_frame(table_rows(comparisons, labels))
 
 # %% ../../../nbs/815_studies.common.display.ipynb #ee3ebf76
@@ -79,22 +81,27 @@ def png(image: Image.Image) -> bytes:
 
 
 def curves_now(log: list[dict], panel: tuple[str, dict] = WASSERSTEIN) -> Figure:
-    "The losses of a log, and on their right what `panel` names where the log has it, else what D says of images."
+    """The losses of a log, and on their right what `panel` names where the log has it, else what D
+    says of images.
+    """
     right = panel if any(column in log[-1] for column in panel[1]) else LOSS_PANELS[1]
     return loss_curves(log, panels=(LOSS_PANELS[0], right))
 
 
 def live_curve(seconds: float = 5.0, panel: tuple[str, dict] = WASSERSTEIN) -> Callable:
-    """A hook for `train`: losses and samples so far, redrawn in place; the samples remain when training ends.
+    """A hook for `train`: losses and samples so far, redrawn in place; the samples remain when
+    training ends.
 
-    A training with a folder keeps the samples there as `live.png` while it lasts, for whoever looks on from elsewhere.
+    A training with a folder keeps the samples there as `live.png` while it lasts, for whoever looks
+    on from elsewhere.
 
     Parameters
     ----------
     seconds : float
         At least so much time between two pictures.
     panel : tuple of (str, dict)
-        What the right panel shows where the log has its columns, as in `viz.curves.loss_curves`; elsewhere it shows the outputs of D.
+        What the right panel shows where the log has its columns, as in `viz.curves.loss_curves`;
+        elsewhere it shows the outputs of D.
     """
     shown = {"handle": None, "next": time.monotonic() + seconds}
 

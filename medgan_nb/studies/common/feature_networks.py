@@ -59,7 +59,8 @@ def study_feature_network(run: Run, images: ImageSet, epochs: int) -> FeatureNet
     run : Run
         Keeps the network; it is trained where the run has none yet.
     images : ImageSet
-        Real images to learn from. Of a single class nothing can be learned: the network is a random one then.
+        Real images to learn from. Of a single class nothing can be learned: the network is a random
+        one then.
     epochs : int
         Passes over the images.
     """
@@ -76,7 +77,9 @@ def study_feature_network(run: Run, images: ImageSet, epochs: int) -> FeatureNet
 
 
 def available_networks(study: FeatureNetwork) -> tuple[list[FeatureNetwork], str]:
-    "Inception, where its weights are present, before the study's network; and a note where they are absent."
+    """Inception, where its weights are present, before the study's network; and a note where they
+    are absent.
+    """
     try:
         return [inception(), study], ""
     except WeightsError as error:

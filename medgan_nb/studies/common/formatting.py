@@ -41,7 +41,8 @@ def format_condition(condition: dict, labels: dict[str, str] | None = None) -> s
     condition : dict
         Of a result.
     labels : dict or None
-        Display names of values: models and arms. Values without one stand as they are; a true switch by its name.
+        Display names of values: models and arms. Values without one stand as they are; a true
+        switch by its name.
     """
     words = []
     for key, value in condition.items():
@@ -52,7 +53,9 @@ def format_condition(condition: dict, labels: dict[str, str] | None = None) -> s
 
 
 def format_metric(result: Result) -> str:
-    "A metric as text; a distance says its feature network and what it is measured against: `FD(lite0) to held-out`."
+    """A metric as text; a distance says its feature network and what it is measured against:
+    `FD(lite0) to held-out`.
+    """
     name = result.metric
     if name in ("FD", "KID") and result.feature_network:
         published = {"FD": "FID", "KID": "KID"}[name]
@@ -69,7 +72,9 @@ def format_number(value, digits: int = 4) -> str:
 
 
 def format_interval(result: Result, spec: str = ".1f") -> str:
-    "A value with its interval, `+2.0 (+0.5 to +3.5)` for the format `+.1f`; the value alone where there is no interval."
+    """A value with its interval, `+2.0 (+0.5 to +3.5)` for the format `+.1f`; the value alone where
+    there is no interval.
+    """
     value = f"{result.value + 0.0:{spec}}"
     if result.ci_low is None or result.ci_high is None:
         return value

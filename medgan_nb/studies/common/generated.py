@@ -65,7 +65,9 @@ def generate(trained: Trained, real: ImageSet, n: int, seed: int) -> ImageSet:
 
 
 def save_pngs(folder: Path, images: ImageSet, seed: int) -> None:
-    "Write each generated image as `<number>.png`, and list.csv last: file, class, seed and number of the draw."
+    """Write each generated image as `<number>.png`, and list.csv last: file, class, seed and number
+    of the draw.
+    """
     if (folder / "list.csv").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,8 @@ from torch import Tensor
 from ...data.dataset import ImageSet
 from ...evaluation.statistics import t_interval, wilson_interval
 from ...metrics.features import FeatureNetwork, extract_features
-from ...metrics.fid import frechet_distance, frechet_ci
-from ...metrics.intensity import js_distance, js_ci
+from ...metrics.fid import frechet_ci, frechet_distance
+from ...metrics.intensity import js_ci, js_distance
 from ...metrics.kid import kid, kid_ci
 from ...metrics.memorization import authenticity, flag_memorized, nearest_neighbors
 from ...metrics.prdc import prdc
@@ -68,7 +68,9 @@ def draw_indices(size: int, n: int, seed: int, draw: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Matched:
-    "A score of generated images, of other real images and of copies of the training images, at matched counts."
+    """A score of generated images, of other real images and of copies of the training images, at
+    matched counts.
+    """
 
     value: float
     real_baseline: float
@@ -132,7 +134,9 @@ def distance_results(
     note: str = "",
     seed: int = 0,
 ) -> list[Result]:
-    "Fréchet distance and KID of the generated images to the training pool and to the held-out images."
+    """Fréchet distance and KID of the generated images to the training pool and to the held-out
+    images.
+    """
     features, results = features_of(sets, network), []
     groups = {POOL: sets.pool.groups, HELD_OUT: sets.held_out.groups}
     for metric, (distance, interval) in DISTANCES.items():
@@ -226,7 +230,9 @@ def same_class_ssim(a: ImageSet, b: ImageSet, seed: int, n_max: int = 500) -> np
 
 
 def similarity_results(sets: EvaluationSets, seed: int, table: str = "quality") -> list[Result]:
-    "SSIM of random same-class pairs, generated with held-out: mean with interval, and standard deviation over pairs."
+    """SSIM of random same-class pairs, generated with held-out: mean with interval, and standard
+    deviation over pairs.
+    """
     value, real, copied = (
         same_class_ssim(images, sets.held_out, seed)
         for images in (sets.fake, sets.pool, sets.train)
@@ -294,7 +300,9 @@ def memorization_results(sets: EvaluationSets, table: str = "quality") -> list[R
 
 
 def nearest_training_pairs(sets: EvaluationSets, n: int = 8) -> tuple[Tensor, Tensor, np.ndarray]:
-    "The n generated images nearest to a training image, those images, and the RMS distances over pixels."
+    """The n generated images nearest to a training image, those images, and the RMS distances over
+    pixels.
+    """
     real, fake = _pixels(sets.train), _pixels(sets.fake)
     index, distance = nearest_neighbors(real, fake)
     order = np.argsort(distance)[:n]

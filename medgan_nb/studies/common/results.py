@@ -26,13 +26,16 @@ class Result:
     Attributes
     ----------
     study, table, metric : str
-        Where it belongs and what it measures. A distance is called `FD` or `KID`; the feature network says which one.
+        Where it belongs and what it measures. A distance is called `FD` or `KID`; the feature
+        network says which one.
     condition : dict
-        What sets it apart from other numbers of the table: `model`, `n_train`, `arm`, `class`, settings that were changed.
+        What sets it apart from other numbers of the table: `model`, `n_train`, `arm`, `class`,
+        settings that were changed.
     seed, split_seed : int or None
         Of the training and of the split; None where several are pooled or none is involved.
     reference_split : str
-        The real images it is measured against: `train`, `pool` or `held-out`; empty where there are none.
+        The real images it is measured against: `train`, `pool` or `held-out`; empty where there are
+        none.
     value, ci_low, ci_high : float or None
         The number and its 95 % interval.
     ci_method : str
@@ -69,14 +72,18 @@ class Result:
 
 # %% ../../../nbs/800_studies.common.results.ipynb #f97a4470
 def run_condition(run: Run, *names: str) -> dict:
-    "What sets a run apart from others besides its seeds: these parameters, and the settings it changes."
+    """What sets a run apart from others besides its seeds: these parameters, and the settings it
+    changes.
+    """
     params = run.config["params"]
     chosen = {"n_train" if name == "dataset_size" else name: params[name] for name in names}
     return chosen | run.config["variant"]
 
 
 def by_condition(runs: Iterable[Run], *names: str) -> list[tuple[dict, list[Run]]]:
-    "Runs that differ in their seeds alone, with their condition; the study's own setting comes first."
+    """Runs that differ in their seeds alone, with their condition; the study's own setting comes
+    first.
+    """
     groups: dict[str, tuple[dict, list[Run]]] = {}
     for run in sorted(runs, key=_order):
         condition = run_condition(run, *names)
@@ -111,7 +118,9 @@ def to_rows(results: Iterable[Result]) -> list[dict]:
 
 
 def from_row(row: dict) -> Result:
-    "A result from the plain data of `metrics.json`; raises `DataError` where a field is missing or unknown."
+    """A result from the plain data of `metrics.json`; raises `DataError` where a field is missing
+    or unknown.
+    """
     names = {f.name for f in fields(Result)}
     if not isinstance(row, dict) or set(row) != names:
         raise DataError(

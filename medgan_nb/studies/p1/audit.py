@@ -29,7 +29,9 @@ def printed_rows() -> dict[str, dict]:
 
 
 def figures_of(right: tuple[int, int], n: tuple[int, int]) -> list[float]:
-    "Accuracy, then precision, recall and F1 of each class, from right answers and totals of two classes."
+    """Accuracy, then precision, recall and F1 of each class, from right answers and totals of two
+    classes.
+    """
     found = [sum(right) / sum(n)]
     for k in (0, 1):
         hit, called = right[k], right[k] + n[1 - k] - right[1 - k]
@@ -38,7 +40,9 @@ def figures_of(right: tuple[int, int], n: tuple[int, int]) -> list[float]:
 
 
 def counts_behind(printed: dict) -> list[tuple[int, int]]:
-    "Every pair of right answers (benign, malignant) that gives all figures of a row, each within half of its last digit."
+    """Every pair of right answers (benign, malignant) that gives all figures of a row, each within
+    half of its last digit.
+    """
     n = printed["B"]["n"], printed["M"]["n"]
     wanted = [printed["accuracy"]] + [
         printed[k][key] for k in "BM" for key in ("precision", "recall", "f1")
@@ -120,7 +124,9 @@ def table4_audit() -> list[Comparison]:
 def lesion_behind(
     dice: np.ndarray, iou: np.ndarray, precision: np.ndarray
 ) -> dict[str, np.ndarray]:
-    "Lesion and background scores, prevalence and accuracy from two-class means (n,) of Dice, IoU and precision."
+    """Lesion and background scores, prevalence and accuracy from two-class means (n,) of Dice, IoU
+    and precision.
+    """
     lesion = bisect(
         lambda d: d / (2 - d) + (2 * dice - d) / (2 - 2 * dice + d) - 2 * iou, 2 * dice - 1, dice
     )
@@ -157,7 +163,9 @@ def bisect(function, low: np.ndarray, high: np.ndarray, steps: int = 60) -> np.n
 
 
 def within_digits(printed: dict, draws: int = 4000) -> dict[str, np.ndarray]:
-    "What `lesion_behind` gives for printed means, and for every draw within their last digit that also meets recall and accuracy."
+    """What `lesion_behind` gives for printed means, and for every draw within their last digit that
+    also meets recall and accuracy.
+    """
     rng = np.random.default_rng(0)
 
     def digits(key):
@@ -173,7 +181,9 @@ def within_digits(printed: dict, draws: int = 4000) -> dict[str, np.ndarray]:
 
 # %% ../../../nbs/821_studies.p1.audit.ipynb #563dfa6b
 def table5_audit() -> list[Comparison]:
-    "The lesion's own scores behind each row of Table V, with the range that the printed digits leave."
+    """The lesion's own scores behind each row of Table V, with the range that the printed digits
+    leave.
+    """
     rows = []
     for r in paper_values("1-table5-segmentation"):
         printed = {key: float(r[key]) for key in ("accuracy", "recall", "precision", "dice", "iou")}

@@ -23,7 +23,8 @@ from ...training.step import State
 
 # %% ../../../nbs/822_studies.p1.callbacks.ipynb #4ae2257d
 class AuxClassifier(Callback):
-    """A classifier that takes one step of Adam after each step of the GAN, on its real and its generated images.
+    """A classifier that takes one step of Adam after each step of the GAN, on its real and its
+    generated images.
 
     Parameters
     ----------
@@ -82,21 +83,26 @@ class AuxClassifier(Callback):
 
 # %% ../../../nbs/822_studies.p1.callbacks.ipynb #bcea01f3
 def inception_scores(logits: np.ndarray) -> tuple[float, float]:
-    "Mean KL divergence in nats of each image's class probabilities from their mean, and its exponential, from logits (N, K)."
+    """Mean KL divergence in nats of each image's class probabilities from their mean, and its
+    exponential, from logits (N, K).
+    """
     p = np.clip(probabilities(logits, logits.shape[1]), 1e-12, 1)
     kl = float((p * (np.log(p) - np.log(p.mean(0)))).sum(1).mean())
     return kl, float(np.exp(kl))
 
 
 def mean_distance(x: Tensor, most: int = 64) -> float:
-    "Mean root-mean-square distance between different images among the first `most` (N, 1, H, W): 0 for a collapsed generator."
+    """Mean root-mean-square distance between different images among the first `most` (N, 1, H, W):
+    0 for a collapsed generator.
+    """
     flat = x[:most].flatten(1).float()
     distance = torch.cdist(flat, flat) / flat.shape[1] ** 0.5
     return float(distance.sum() / (len(flat) * (len(flat) - 1)))
 
 # %% ../../../nbs/822_studies.p1.callbacks.ipynb #365e1548
 class Curves(Callback):
-    """Measures samples at each tick; `auxiliary` is the name of the `AuxClassifier` among the watches.
+    """Measures samples at each tick; `auxiliary` is the name of the `AuxClassifier` among the
+    watches.
 
     Parameters
     ----------
@@ -143,7 +149,9 @@ class Curves(Callback):
 
 @torch.no_grad()
 def sample(state: State, labels: Tensor, seed: int) -> Tensor:
-    "Samples (N, 1, h, h) of these classes in evaluation mode, on the CPU; G goes back to training mode if it was in it."
+    """Samples (N, 1, h, h) of these classes in evaluation mode, on the CPU; G goes back to training
+    mode if it was in it.
+    """
     z = torch.randn(len(labels), state.recipe.z_dim, generator=torch.Generator().manual_seed(seed))
     training = state.G_ema.training
     state.G_ema.eval()

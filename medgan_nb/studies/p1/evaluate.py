@@ -34,7 +34,7 @@ from ...experiments.run import Run
 from ...metrics.similarity import pearson, psnr, ssim
 from ...metrics.speckle import compare_speckle, envelope_from_bmode
 from ...models.unet import UNet
-from ..common.feature_networks import save_classifier, classifier_features
+from ..common.feature_networks import classifier_features, save_classifier
 from medgan_nb.studies.common.quality import (
     EvaluationSets,
     coverage_results,
@@ -69,7 +69,8 @@ def classify_images(run: Run, synthetic: ImageSet) -> dict:
     Returns
     -------
     dict
-        `init`, `note`: the weights it began with; `rows`: for `Real`, `G`, `H`, `H_all` the `truth` and the
+        `init`, `note`: the weights it began with; `rows`: for `Real`, `G`, `H`, `H_all` the `truth`
+        and the
         `predictions`, a digit an image.
     """
     return run.cached("classify", lambda: _classify(run, synthetic))
@@ -114,7 +115,8 @@ def segment_images(run: Run, synthetic: ImageSet) -> dict:
     Returns
     -------
     dict
-        `segmented`: share of generated images in which U-Net A found a lesion; `arms`: scores by name.
+        `segmented`: share of generated images in which U-Net A found a lesion; `arms`: scores by
+        name.
     """
     return run.cached("segment", lambda: _segment(run, synthetic))
 
@@ -169,7 +171,9 @@ def _rounded(scores: dict) -> dict:
 
 
 def load_masks(run: Run) -> dict[str, Tensor]:
-    "The first held-out images with true and predicted masks, and generated images with pseudo-masks; all (8, 1, H, W)."
+    """The first held-out images with true and predicted masks, and generated images with
+    pseudo-masks; all (8, 1, H, W).
+    """
     return read(run.folder / "stages" / "masks.safetensors")
 
 # %% ../../../nbs/824_studies.p1.evaluate.ipynb #2a85b2c3
@@ -207,7 +211,9 @@ def distances(images: Tensor, labels) -> np.ndarray:
 
 
 def collapse_results(run: Run, trained: dict[float, Trained], n: int = 64) -> list[Result]:
-    "Mean within-class distance of samples at each weight, beside that of held-out and training images."
+    """Mean within-class distance of samples at each weight, beside that of held-out and training
+    images.
+    """
     labels, seed = np.arange(n) % 2, run.config["params"]["seed"]
     real = {
         part: float(distances(run.data[part].batch().cpu(), run.data[part].labels).mean())
@@ -236,7 +242,9 @@ def collapse_results(run: Run, trained: dict[float, Trained], n: int = 64) -> li
 
 # %% ../../../nbs/824_studies.p1.evaluate.ipynb #4d71f4ed
 def leakage(run: Run) -> dict[str, list[dict]]:
-    "By split, for each split seed: correct and all test images, and how many have another image of their lesion in training."
+    """By split, for each split seed: correct and all test images, and how many have another image
+    of their lesion in training.
+    """
     first, outcomes = 1000 * run.config["params"]["split_seed"], {"lesion": [], "scan": []}
     for k in range(run.settings["leakage_splits"]):
         for split in outcomes:
@@ -306,7 +314,9 @@ PAIR_METRICS = {"SSIM": ssim, "PSNR (dB)": psnr, "PCC": pearson}
 
 
 def pair_results(run: Run, synthetic: ImageSet) -> list[Result]:
-    "SSIM, PSNR and PCC of random same-class pairs: generated with held-out; real baseline: held-out with training images."
+    """SSIM, PSNR and PCC of random same-class pairs: generated with held-out; real baseline:
+    held-out with training images.
+    """
     held_out, train = run.data["test"], run.data["train"]
     seed = run.config["params"]["seed"]
     few = synthetic.select(np.arange(min(len(synthetic), 200)))
@@ -343,7 +353,9 @@ SPECKLE_METRICS = {
 
 
 def speckle_results(run: Run, synthetic: ImageSet) -> list[Result]:
-    "Signal-to-noise ratio, Nakagami m and speckle size of generated images, with real ones as the baseline."
+    """Signal-to-noise ratio, Nakagami m and speckle size of generated images, with real ones as the
+    baseline.
+    """
     held_out, size = run.data["test"], run.settings["size"]
     few = synthetic.select(np.arange(min(len(synthetic), len(held_out))))
     rows = compare_speckle(

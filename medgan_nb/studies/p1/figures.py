@@ -35,7 +35,9 @@ def first_frame(run: Run, data_dir: str) -> np.ndarray | None:
 
 
 def rf_figure(run: Run, data_dir: str = "") -> Figure:
-    "An RF frame in its grey levels, one line of it with its envelope, and the picture in mm; for a set of pictures four of these."
+    """An RF frame in its grey levels, one line of it with its envelope, and the picture in mm; for
+    a set of pictures four of these.
+    """
     frame = first_frame(run, data_dir)
     if frame is None:
         return image_grid(
@@ -85,7 +87,9 @@ COLORS = {"truth": "lime", "predicted_real": "deepskyblue", "predicted_synthetic
 
 
 def masks_figure(run: Run, n: int = 6) -> Figure:
-    "Held-out images with the annotated lesion, U-Net A's and U-Net B's; below, generated images with A's pseudo-masks."
+    """Held-out images with the annotated lesion, U-Net A's and U-Net B's; below, generated images
+    with A's pseudo-masks.
+    """
     masks = load_masks(run)
     n = min(n, len(masks["test"]), len(masks["synthetic"]))
     figure = new_figure(1.5 * n, 3.5)
@@ -107,7 +111,9 @@ def nearest_images(run: Run, synthetic: ImageSet) -> tuple[Tensor, Tensor, np.nd
 
 
 def experiment_figures(run: Run) -> list[Figure]:
-    "Samples of one class at each weight of the pixel term, and their distances; nothing where the run left the experiments out."
+    """Samples of one class at each weight of the pixel term, and their distances; nothing where the
+    run left the experiments out.
+    """
     if run.settings["experiments"] != "all":
         return []
     trained = collapse_runs(run)

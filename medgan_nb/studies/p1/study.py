@@ -23,6 +23,7 @@ from ...datasets import registry
 from ...experiments.run import Run
 from ...experiments.study import Study, build_config, changed_settings, resolve
 from ...models.classifiers import SmallCNN, build_classifier
+from ...models.progressive import growth_resolutions
 from ..common.generated import generated_set, save_pngs
 from . import tables
 from .callbacks import AuxClassifier, Curves
@@ -31,7 +32,6 @@ from ...training.callbacks import EarlyStop, ProgressiveGrowing
 from ...training.loop import Trained, train
 from ...training.recipe import Recipe
 from ...training.registry import OASBUD, model_recipe
-from ...models.progressive import growth_resolutions
 
 # %% ../../../nbs/820_studies.p1.study.ipynb #8b9f7b76
 PARAMETERS = {
@@ -161,7 +161,9 @@ AS_WRITTEN = ("native128", "as_listed")
 
 
 def grid(preset: str) -> list[dict]:
-    "The runs of a preset: both tabulated models; the experiments on collapse and leakage run with Model 0."
+    """The runs of a preset: both tabulated models; the experiments on collapse and leakage run with
+    Model 0.
+    """
     n_seeds = {"smoke": 1, "quick": 1, "short": 2, "paper": 5}[
         check_choice(preset, list(PRESETS), "preset")
     ]
@@ -176,7 +178,8 @@ CLASSES = ("benign", "malignant")
 
 
 def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
-    """Check the parameters, load and split the images: the run's configuration, and the sets it uses.
+    """Check the parameters, load and split the images: the run's configuration, and the sets it
+    uses.
 
     Raises
     ------
@@ -224,7 +227,9 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
 
 @lru_cache(maxsize=1)
 def load_images(dataset: str, data_dir: str, size: int, resize_mode: str) -> ImageSet:
-    "The benign and malignant images of a set at a size, with masks; the last ones asked for are kept."
+    """The benign and malignant images of a set at a size, with masks; the last ones asked for are
+    kept.
+    """
     mode = None if dataset.startswith("simulated") else resize_mode
     images = registry.load(dataset, data_dir or None, size=size, resize_mode=mode)
     names = [name.lower() for name in images.classes]
@@ -260,7 +265,9 @@ def first_lesions(pool: ImageSet, n: int, split_seed: int) -> ImageSet:
 
 
 def with_stopping_set(train: ImageSet, split: str, split_seed: int) -> dict[str, ImageSet]:
-    "The training images less a tenth, `stop`, that early stopping looks at instead of the held-out images."
+    """The training images less a tenth, `stop`, that early stopping looks at instead of the
+    held-out images.
+    """
     make = {"lesion": splits.group_split, "scan": splits.image_split}[split]
     return make(train, {"train": 0.9, "stop": 0.1}, split_seed)
 
@@ -315,7 +322,9 @@ def callbacks(run: Run) -> dict[str, Callable]:
 
 
 def classifier(settings: dict, init: str) -> tuple[nn.Module, str, str]:
-    "A network with two logits, `features` and `last`; the weights it starts from, and a note where those are not the ones asked for."
+    """A network with two logits, `features` and `last`; the weights it starts from, and a note
+    where those are not the ones asked for.
+    """
     if settings["classifier"] == "small_cnn":
         return SmallCNN(settings["size"], 2), "random", ""
     return build_classifier(settings["classifier"], 2, settings["size"], init)

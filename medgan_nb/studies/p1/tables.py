@@ -130,7 +130,9 @@ ROWS = {
 
 
 def classification_table(runs: list[Run]) -> list[Comparison]:
-    "Table IV: accuracy, precision, recall and F1 of both classes on real, generated and hybrid sets."
+    """Table IV: accuracy, precision, recall and F1 of both classes on real, generated and hybrid
+    sets.
+    """
     printed = {(row["row"], row["class"]): row for row in paper_values("1-table4-classification")}
     comparisons = []
     for condition, repeats in by_condition(runs, "model"):
@@ -356,7 +358,9 @@ PRINTED_LEVELS = {"SSIM": 0.07, "PSNR (dB)": 12.0, "PCC": 0.55}
 
 
 def measured_table(runs: list[Run], table: str) -> list[Comparison]:
-    "One table of the runs' results, pooled over runs; levels that the paper's text names stand beside ours."
+    """One table of the runs' results, pooled over runs; levels that the paper's text names stand
+    beside ours.
+    """
     reasons = {str(condition): _reason(r[0]) for condition, r in by_condition(runs, "model")}
     models = {run.config["params"]["model"]: _reason(run) for run in runs}
     comparisons = []
@@ -416,7 +420,9 @@ def curves_figure(runs: list[Run], columns: dict[str, str]) -> Figure:
 
 
 def collapse_figure(runs: list[Run]) -> Figure | None:
-    "Within-class distance of samples against the weight of the pixel term; None where no run made the experiment."
+    """Within-class distance of samples against the weight of the pixel term; None where no run made
+    the experiment.
+    """
     results = aggregate(results_of(runs, "collapse"))
     if not results:
         return None
@@ -424,13 +430,13 @@ def collapse_figure(runs: list[Run]) -> Figure | None:
         {
             "label": f"{LABELS[r.condition['model']]}\nλ = {r.condition['lambda_pixel']:g}",
             "value": r.value,
-            "low": r.ci_low,
-            "high": r.ci_high,
+            "ci_low": r.ci_low,
+            "ci_high": r.ci_high,
         }
         for r in results
     ]
     levels = {"held-out images": results[0].real_baseline}
-    return bar_chart(bars, "mean within-class distance", levels=levels)
+    return bar_chart(bars, "mean within-class distance", reference_lines=levels)
 
 
 def figures(runs: list[Run]) -> dict[str, Figure]:

@@ -17,7 +17,9 @@ NONE = "No synthetic data"
 
 
 def table2() -> list[dict]:
-    "Rows of the paper's Table 2: `n`, `gan`, `mean`, `std` (per cent), `p` as printed; without synthetic data `gan` is `NONE`."
+    """Rows of the paper's Table 2: `n`, `gan`, `mean`, `std` (per cent), `p` as printed; without
+    synthetic data `gan` is `NONE`.
+    """
     return [
         {
             "n": int(r["n_train"]),
@@ -42,7 +44,9 @@ def on_grid(percent: float, parts: int, digits: int = 2) -> bool:
 
 
 def grid_fact() -> Comparison:
-    "How many of the printed means are multiples of 1 / (5 * 280), and what the next best explanation reaches."
+    """How many of the printed means are multiples of 1 / (5 * 280), and what the next best
+    explanation reaches.
+    """
     means = [r["mean"] for r in table2()]
     test = next(int(r["total"]) for r in paper_values("2-splits") if r["set"] == "test")
     fitting = {parts: sum(on_grid(m, parts) for m in means) for parts in range(2, 5 * test)}
@@ -106,7 +110,9 @@ def printed_p(text: str) -> float:
 
 
 def t_test_facts() -> list[Comparison]:
-    "For each comparison of Table 2: the unpaired p of the printed moments, the printed p, and that after Holm's correction."
+    """For each comparison of Table 2: the unpaired p of the printed moments, the printed p, and
+    that after Holm's correction.
+    """
     rows = table2()
     compared = [r for r in rows if r["gan"] != NONE]
     adjusted = holm([printed_p(r["p"]) for r in compared])

@@ -32,9 +32,11 @@ def watch(
     n: int = 200,
     ticks: int = 200,
 ) -> Callable:
-    """A hook for `train`: at `points` times in a training of `ticks` ticks, the distance of n samples of the average to the training images.
+    """A hook for `train`: at `points` times in a training of `ticks` ticks, the distance of n
+    samples of the average to the training images.
 
-    Lines go to `trajectory.jsonl` (`kimg`, `distance`), the best average to `best.safetensors`. After a resume, lines of work that was lost are dropped.
+    Lines go to `trajectory.jsonl` (`kimg`, `distance`), the best average to `best.safetensors`.
+    After a resume, lines of work that was lost are dropped.
     """
     real, labels = (
         extract_features(extractor, images.batch()),

@@ -44,7 +44,9 @@ def evaluation_sets(run: Run, synthetic: ImageSet) -> EvaluationSets:
 
 
 def quality_results(run: Run, synthetic: ImageSet, trained: Trained) -> list[Result]:
-    "Distances, coverage, grey levels, similarity and memorization with their baselines; and ADA's state."
+    """Distances, coverage, grey levels, similarity and memorization with their baselines; and ADA's
+    state.
+    """
     epochs = run.settings["feature_network_epochs"]
     own = study_feature_network(run, run.data["pool"], epochs)
     networks, note = available_networks(own)
@@ -75,7 +77,9 @@ ARMS = ("real", "copies100", "synthetic50", "synthetic100", "synthetic200")
 
 
 def train_config(settings: dict, n: int) -> TrainConfig:
-    "How a classifier is trained on n images; a network that starts from random weights takes larger steps."
+    """How a classifier is trained on n images; a network that starts from random weights takes
+    larger steps.
+    """
     steps_per_epoch = math.ceil(n / PAPER_CONFIG.batch_size)
     epochs = max(
         settings["classifier_epochs"],
@@ -94,7 +98,8 @@ def train_arms(
     -------
     dict
         `arms` and `other_arms` (of the other split): by name `title`, `n`, `steps`, `init`, `note`,
-        `seconds` and `predictions`, one digit a test image for each fold. Empty for images of one class.
+        `seconds` and `predictions`, one digit a test image for each fold. Empty for images of one
+        class.
     """
     train, test = run.data["train"], run.data["test"]
     if len(train.classes) < 2:
@@ -171,7 +176,9 @@ def _digits(predictions: list[str]) -> np.ndarray:
 
 
 def _save_predictions(run: Run, trained: dict[str, dict]) -> dict:
-    "Write predictions.json: labels, groups and classes of the test images under each split, and the predictions of the arms."
+    """Write predictions.json: labels, groups and classes of the test images under each split, and
+    the predictions of the arms.
+    """
     split, split_seed = run.settings["split"], run.config["params"]["split_seed"]
     test = run.data["test"]
     other = train_and_test(run.data, other_split(split), split_seed)["test"]
@@ -214,7 +221,9 @@ def classifier_arm_results(predictions: dict) -> list[Result]:
 
 # %% ../../../nbs/848_studies.p2.evaluate.ipynb #d2579134
 def leakage_results(run: Run) -> list[Result]:
-    "1-NN and, of two classes or more, the small classifier under both splits at every size; made once a run."
+    """1-NN and, of two classes or more, the small classifier under both splits at every size; made
+    once a run.
+    """
     images, n_test = run.data["all"], len(run.data["test"])
     sizes = tuple(n for n in SIZES if n <= len(run.data["pool"])) or (len(run.data["pool"]),)
     rows = run.cached("leakage", lambda: to_rows(nearest_neighbor_results(images, n_test, sizes)))

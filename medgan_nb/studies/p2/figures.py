@@ -22,7 +22,9 @@ from ...viz.grid import draw_mosaic, label_row, tile_images
 
 # %% ../../../nbs/852_studies.p2.figures.ipynb #4bd372da
 def distance_figure(runs: list[Run]) -> Figure:
-    "Fig. 2: distance to held-out images against the number of training images, a curve a model, and the real baseline."
+    """Fig. 2: distance to held-out images against the number of training images, a curve a model,
+    and the real baseline.
+    """
     network = main_network(results_of(runs, "quality"))
     distances = [
         r

@@ -39,7 +39,9 @@ SPLITS = ("image", "group")
 def train_test_split(
     images: ImageSet, n_test: int, split_seed: int, split: str
 ) -> dict[str, ImageSet]:
-    "`pool` and `test` of a split by `group` or `image`; whole groups may leave the test set a little off n_test."
+    """`pool` and `test` of a split by `group` or `image`; whole groups may leave the test set a
+    little off n_test.
+    """
     if not 0 < n_test < len(images):
         raise DataError(
             f"{images.name}: {len(images)} images; expected enough to set {max(n_test, 1)} or more "
@@ -52,7 +54,9 @@ def train_test_split(
 def each_split(
     images: ImageSet, n_test: int, sizes: tuple[int, ...], n_splits: int
 ) -> Iterator[tuple[str, int, int, ImageSet, ImageSet]]:
-    "Split, split seed, size, training and test images; the test set of a seed is the same for all sizes, which are nested."
+    """Split, split seed, size, training and test images; the test set of a seed is the same for all
+    sizes, which are nested.
+    """
     for split in SPLITS:
         for split_seed in range(n_splits):
             parts = train_test_split(images, n_test, split_seed, split)
@@ -70,7 +74,9 @@ def _small_pixels(images: ImageSet, size: int = 32) -> Tensor:
 def nearest_neighbor_results(
     images: ImageSet, n_test: int, sizes: tuple[int, ...], n_splits: int = 20
 ) -> list[Result]:
-    "Accuracy of a 1-NN classifier and share of near-duplicates, mean and central 95 % of random splits."
+    """Accuracy of a 1-NN classifier and share of near-duplicates, mean and central 95 % of random
+    splits.
+    """
     pixels = _small_pixels(images)
     distances = torch.cdist(pixels, pixels).numpy()
     position = {image_id: k for k, image_id in enumerate(images.ids)}
@@ -151,7 +157,9 @@ def classifier_results(
 def summarize_drop(
     values: dict[tuple[str, int], list[float]], n_test: int, note: str
 ) -> list[Result]:
-    "Means of accuracies by split and size, the drop from the largest size to the smallest, and the part that is leakage."
+    """Means of accuracies by split and size, the drop from the largest size to the smallest, and
+    the part that is leakage.
+    """
 
     def pooled(metric: str, condition: dict, each) -> Result:
         mean, low, high = t_interval(each)

@@ -159,7 +159,8 @@ def grid(preset: str) -> list[dict]:
 
 # %% ../../../nbs/840_studies.p2.study.ipynb #182113d5
 def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
-    """Check the parameters, load and split the images: the run's configuration, and the sets it uses.
+    """Check the parameters, load and split the images: the run's configuration, and the sets it
+    uses.
 
     Raises
     ------
@@ -215,7 +216,9 @@ def _check_settings(settings: dict) -> None:
 
 
 def _check_counts(used: dict[str, ImageSet], settings: dict, split_seed: int) -> None:
-    "Refuse sets too small for the folds, under either split, or for the measures: before the training."
+    """Refuse sets too small for the folds, under either split, or for the measures: before the
+    training.
+    """
     if len(used["all"].classes) > 1:
         for split in ("group", "image"):
             assign_folds(used["train"], settings["folds"], split_seed, split)
@@ -254,7 +257,9 @@ def train_and_test(used: dict[str, ImageSet], split: str, split_seed: int) -> di
 
 @lru_cache(maxsize=1)
 def load_images(dataset: str, data_dir: str, size: int, resize_mode: str) -> ImageSet:
-    "The images at a size; the last ones asked for are kept, as the runs of a grid ask for the same."
+    """The images at a size; the last ones asked for are kept, as the runs of a grid ask for the
+    same.
+    """
     return registry.load(dataset, data_dir or None, size=size, resize_mode=resize_mode)
 
 # %% ../../../nbs/840_studies.p2.study.ipynb #f5c8bb92
@@ -275,7 +280,7 @@ def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
     "Train the GAN of a run, resume it, or load it where it is trained."
     images, settings, seed = run.data["train"], run.settings, run.config["params"]["seed"]
     network = study_feature_network(run, run.data["pool"], settings["feature_network_epochs"])
-    run.report("training the GAN", kimg=settings["gan_kimg"])
+    run.write_progress("training the GAN", kimg=settings["gan_kimg"])
     return train(
         build_recipe(run.config["params"]["model"], settings, len(images.classes)),
         images,
@@ -326,7 +331,9 @@ def system(run: Run) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
 
 
 def save_strips(run: Run, synthetic: ImageSet, n: int = 3) -> None:
-    "The first n images of each class, synthetic and real test ones, side by side in their own pixels."
+    """The first n images of each class, synthetic and real test ones, side by side in their own
+    pixels.
+    """
     for name, images in (("strip", synthetic), ("strip_real", run.data["test"])):
         first = [np.flatnonzero(images.labels == k)[:n] for k in range(len(images.classes))]
         pixels = images.select(np.concatenate(first)).pixels[:, 0].numpy()

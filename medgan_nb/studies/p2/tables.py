@@ -29,7 +29,7 @@ from medgan_nb.studies.common.comparison import (
 from ..common.formatting import format_interval, format_metric, markdown_table
 from ..common.results import Result, aggregate, by_condition, results_of, select
 from .audit import audit_table
-from .leakage import CLASSIFIER, CLASSIFIER_DROP, NEAREST
+from .leakage import NEAREST
 
 # %% ../../../nbs/850_studies.p2.tables.ipynb #68f461c1
 LABELS = {
@@ -42,7 +42,9 @@ HELD_OUT, POOL = "held-out", "pool"
 
 
 def grid_of(runs: list[Run]) -> list[tuple[dict, list[Run]]]:
-    "Runs by condition: the study's own setting first, many images first, in the order of the models."
+    """Runs by condition: the study's own setting first, many images first, in the order of the
+    models.
+    """
     models = list(LABELS)
 
     def order(entry):
@@ -64,7 +66,9 @@ def is_own(condition: dict) -> bool:
 
 
 def main_network(results: list[Result]) -> str:
-    "The feature network that distances are shown for: Inception where every run has it, otherwise the first that all share."
+    """The feature network that distances are shown for: Inception where every run has it, otherwise
+    the first that all share.
+    """
     by_run: dict[tuple, set] = {}
     for result in select(results, "FD"):
         key = str(result.condition), result.split_seed, result.seed
@@ -74,7 +78,9 @@ def main_network(results: list[Result]) -> str:
 
 # %% ../../../nbs/850_studies.p2.tables.ipynb #f6f67bd3
 def distance_table(runs: list[Run]) -> list[Comparison]:
-    "Distance of each condition to the training pool (as published) and to held-out images, then each method less the baseline."
+    """Distance of each condition to the training pool (as published) and to held-out images, then
+    each method less the baseline.
+    """
     printed = {
         (int(row["n_train"]), row["gan"]): float(row["fid_mean"])
         for row in paper_values("2-fid-text")
@@ -101,7 +107,9 @@ def _distances(runs: list[Run], network: str) -> list[Result]:
 
 
 def order_comparisons(runs: list[Run], network: str, reference: str) -> list[Comparison]:
-    "ADA and DiffAugment less the baseline at each size, with the verdict on the claim that they are lower."
+    """ADA and DiffAugment less the baseline at each size, with the verdict on the claim that they
+    are lower.
+    """
     grid = grid_of(runs)
     comparisons = []
     for condition, repeats in grid:
@@ -122,7 +130,9 @@ def order_comparisons(runs: list[Run], network: str, reference: str) -> list[Com
 def _paired_difference(
     runs: list[Run], baseline: list[Run], network: str, reference: str
 ) -> Result | None:
-    "Distance of a method less that of the baseline, over the pairs of split and seed that both have."
+    """Distance of a method less that of the baseline, over the pairs of split and seed that both
+    have.
+    """
     values = []
     for part in (runs, baseline):
         chosen = [
@@ -161,7 +171,9 @@ TABLE1 = {
 
 
 def table1(runs: list[Run]) -> list[Comparison]:
-    "JS distance (base 2, and base e as SciPy's default) and SSIM of each condition beside the paper's."
+    """JS distance (base 2, and base e as SciPy's default) and SSIM of each condition beside the
+    paper's.
+    """
     printed = {(int(row["n_train"]), row["gan"]): row for row in paper_values("2-table1-js-ssim")}
     comparisons = []
     for condition, repeats in grid_of(runs):
@@ -179,7 +191,9 @@ NO_SYNTHETIC = "No synthetic data"
 
 
 def arm_scores(run: Run, split: str, arm: str) -> dict[str, np.ndarray]:
-    "Scores of an arm by fold in per cent: `micro-F1`, `macro-F1`, and `recall` of each class as (folds, classes)."
+    """Scores of an arm by fold in per cent: `micro-F1`, `macro-F1`, and `recall` of each class as
+    (folds, classes).
+    """
     file = read_json(run.folder / "predictions.json")
     part, classes = file["splits"][split], tuple(file["classes"])
     labels, one_hot = np.array(part["labels"]), np.eye(len(classes))
@@ -200,7 +214,9 @@ def has_classifiers(run: Run) -> bool:
 
 
 def arm_difference(runs: list[Run], arm: str, control: str) -> tuple[Result, float, float]:
-    "Micro-F1 of an arm less a control over folds and runs: the result, its p, and p of the paired test as published."
+    """Micro-F1 of an arm less a control over folds and runs: the result, its p, and p of the paired
+    test as published.
+    """
     split = runs[0].settings["split"]
     ours, theirs = (
         np.concatenate([arm_scores(run, split, name)["micro-F1"] for run in runs])
@@ -223,7 +239,9 @@ def arm_difference(runs: list[Run], arm: str, control: str) -> tuple[Result, flo
 
 
 def table2(runs: list[Run]) -> list[Comparison]:
-    "Micro-F1 with real images alone and with as many synthetic ones, beside the paper's; differences from real and from copies."
+    """Micro-F1 with real images alone and with as many synthetic ones, beside the paper's;
+    differences from real and from copies.
+    """
     printed = {
         (int(row["n_train"]), row["extra_synthetic"]): float(row["f1_mean_percent"])
         for row in paper_values("2-table2-classification")
@@ -313,7 +331,9 @@ def _arm_mean(metric: str, condition: dict, values: np.ndarray, n_runs: int, not
 
 # %% ../../../nbs/850_studies.p2.tables.ipynb #5fdf13ff
 def leakage_table(runs: list[Run]) -> list[Comparison]:
-    "1-NN and the small classifier under both splits, then the study's classifier on real images alone."
+    """1-NN and the small classifier under both splits, then the study's classifier on real images
+    alone.
+    """
     comparisons = [compare(result) for result in results_of(runs[:1], "leakage")]
     seen = set()
     for condition, repeats in _classified(runs):
@@ -334,7 +354,9 @@ def quality_table(runs: list[Run]) -> list[Comparison]:
 
 
 def data_table(runs: list[Run]) -> list[Comparison]:
-    "Images of each part and class beside the published counts, and how many near-duplicate groups they form."
+    """Images of each part and class beside the published counts, and how many near-duplicate groups
+    they form.
+    """
     printed = {row["set"]: row for row in paper_values("2-splits")}
     data = runs[0].config["data"]
     parts = {"all": ("all", data), "pool": ("train", data), "test": ("test", data)}
@@ -458,7 +480,9 @@ def _memorization_sentence(runs: list[Run]) -> str:
 
 
 def markdown_results(runs: list[Run]) -> str:
-    "The grid in Markdown: distance with its baselines, and what synthetic images add to the classifier."
+    """The grid in Markdown: distance with its baselines, and what synthetic images add to the
+    classifier.
+    """
     network = main_network(results_of(runs, "quality"))
     rows = []
     for condition, repeats in grid_of(runs):

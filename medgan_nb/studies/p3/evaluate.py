@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...core.files import write_json
 from ...data.dataset import ImageSet
-from ...data.transforms import flip_and_rotate
+from ...data.transforms import flip_rotate
 from ...evaluation import denoising
 from ...evaluation.classification import train_and_evaluate
 from ...evaluation.cross_validation import ARM_SPECS, build_arm
@@ -64,7 +64,9 @@ def evaluation_sets(run: Run, synthetic: ImageSet) -> EvaluationSets:
 
 
 def pair_results(sets: EvaluationSets, seed: int) -> list[Result]:
-    "Mean MSE (of images in [0, 1]) and SSIM of images with a random and with the nearest training image."
+    """Mean MSE (of images in [0, 1]) and SSIM of images with a random and with the nearest training
+    image.
+    """
     train = sets.train.batch().cpu()
     image_sets = [part.batch().cpu() for part in (sets.fake, sets.held_out, sets.train)]
     results = []
@@ -132,13 +134,15 @@ def table1_results(run: Run, synthetic: ImageSet) -> list[Result]:
 
 # %% ../../../nbs/864_studies.p3.evaluate.ipynb #721662b3
 def diversity_results(run: Run, synthetic: ImageSet) -> list[Result]:
-    "For each source mean pairwise SSIM, mean feature distance, and precision and recall (k = 3) against held-out images."
+    """For each source mean pairwise SSIM, mean feature distance, and precision and recall (k = 3)
+    against held-out images.
+    """
     train, held_out = run.data["train"], run.data["test"]
     seed = run.config["params"]["seed"]
     network = feature_networks(run)[0][0]
     sources = {
         "generated": synthetic.select(np.arange(len(train))),
-        "flipped and rotated": flip_and_rotate(train, len(train), seed),
+        "flipped and rotated": flip_rotate(train, len(train), seed),
         "copies": train,
         "fresh images": held_out,
     }
@@ -190,7 +194,9 @@ def with_foreground(images: ImageSet) -> tuple[ImageSet, int]:
 
 
 def texture(run: Run, synthetic: ImageSet) -> dict:
-    "Features of training, held-out and generated images, their groups, and the distances of edges; plain data, once a run."
+    """Features of training, held-out and generated images, their groups, and the distances of
+    edges; plain data, once a run.
+    """
 
     def measure() -> dict:
         n = run.settings["n_texture"]
@@ -221,7 +227,9 @@ def texture(run: Run, synthetic: ImageSet) -> dict:
 
 
 def texture_results(run: Run, synthetic: ImageSet) -> list[Result]:
-    "KS and Wasserstein distance of each feature to the training images; held-out images as the real baseline."
+    """KS and Wasserstein distance of each feature to the training images; held-out images as the
+    real baseline.
+    """
     measured = texture(run, synthetic)
     features = {
         name: {key: np.array(values) for key, values in by_feature.items()}
@@ -337,7 +345,9 @@ def lesions(images: ImageSet) -> ImageSet:
 def train_arms(
     run: Run, synthetic: ImageSet, progress: Callable[[str], None] = print
 ) -> dict[str, dict]:
-    "Train and test every arm with every classifier seed; without classes only the arms of real images."
+    """Train and test every arm with every classifier seed; without classes only the arms of real
+    images.
+    """
     train, test = lesions(run.data["train"]), lesions(run.data["test"])
     has_classes = set(synthetic.classes) != {"generated"}
     names = [name for name in ARMS if has_classes or not ARM_SPECS[name].synthetic]
@@ -429,7 +439,9 @@ STABILITY_METRICS = {
 
 
 def stability_results(losses: dict[str, dict]) -> list[Result]:
-    "For each way to train means over the last quarter of the log, and how a gradient changes through the critic."
+    """For each way to train means over the last quarter of the log, and how a gradient changes
+    through the critic.
+    """
     results = []
     for loss, outcome in losses.items():
         last = outcome["log"][-max(1, len(outcome["log"]) // 4) :]
@@ -456,7 +468,9 @@ TRAINING_METRICS = {
 
 
 def training_results(run: Run) -> list[Result]:
-    "The Wasserstein estimate at the end on training and on held-out images, images shown and seconds."
+    """The Wasserstein estimate at the end on training and on held-out images, images shown and
+    seconds.
+    """
     last = run.log[-1]
     return [
         Result(table="training", metric=metric, value=last[key], n=len(run.data["train"]))

@@ -32,7 +32,9 @@ from ...viz.grid import image_grid, save_figure
 
 # %% ../../../nbs/866_studies.p3.figures.ipynb #ecc9bcf8
 def keep(run: Run, figure: Figure, name: str, real: bool = False) -> Figure:
-    "Save a figure under figures/, or under private/ if it shows real images of patients; returns it."
+    """Save a figure under figures/, or under private/ if it shows real images of patients; returns
+    it.
+    """
     if real and not run.config["data"]["simulated"]:
         save_figure(figure, run.folder / "private" / f"{name}.png")
     else:
@@ -97,7 +99,9 @@ CURVES = {
 
 
 def training(log: list[dict]) -> Figure:
-    "The losses, the Wasserstein estimate on training and on held-out images, and the penalty, over a training."
+    """The losses, the Wasserstein estimate on training and on held-out images, and the penalty,
+    over a training.
+    """
 
     def of(key):
         return ([row["kimg"] for row in log if key in row], [row[key] for row in log if key in row])
@@ -112,7 +116,9 @@ def training(log: list[dict]) -> Figure:
 
 
 def stability(found: dict[str, dict]) -> Figure:
-    "Modes, clean samples and the gradient that reaches the generator over the training, for each way to train."
+    """Modes, clean samples and the gradient that reaches the generator over the training, for each
+    way to train.
+    """
 
     def of(key):
         return {
@@ -157,7 +163,9 @@ def spot_samples(found: dict[str, dict], n: int = 8) -> Figure:
 
 # %% ../../../nbs/866_studies.p3.figures.ipynb #783b4113
 def mixed(run: Run, synthetic: ImageSet, n: int = 16) -> tuple[Figure, str]:
-    "Figure 4: held-out real and generated images in one shuffled grid, and the key: which are generated."
+    """Figure 4: held-out real and generated images in one shuffled grid, and the key: which are
+    generated.
+    """
     draw, test = np.random.default_rng(run.config["params"]["seed"]), run.data["test"]
     real = draw.permutation(len(test))[: n // 2]
     images = torch.cat(
@@ -173,7 +181,9 @@ def mixed(run: Run, synthetic: ImageSet, n: int = 16) -> tuple[Figure, str]:
 def nearest_images(
     run: Run, synthetic: ImageSet, n: int = 8
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-    "The n generated images nearest to a training image, those images, and the RMS distances over pixels."
+    """The n generated images nearest to a training image, those images, and the RMS distances over
+    pixels.
+    """
     return nearest_training_pairs(evaluation_sets(run, synthetic), n)
 
 
@@ -187,7 +197,9 @@ def not_memorized(run: Run, synthetic: ImageSet) -> ImageSet:
 
 
 def examples(run: Run, synthetic: ImageSet, method: str = "median 3x3", n: int = 3) -> Figure:
-    "Figure 8: a real image, a generated one, the same denoised, and its nearest training image; n examples."
+    """Figure 8: a real image, a generated one, the same denoised, and its nearest training image; n
+    examples.
+    """
     train, fake, real = (
         run.data["train"].batch().cpu(),
         synthetic.batch()[:n].cpu(),
@@ -215,7 +227,9 @@ def denoised(synthetic: ImageSet, n: int = 4) -> Figure:
 
 
 def sobel_maps(run: Run, synthetic: ImageSet, n: int = 8) -> Figure:
-    "Figure 6, maps: held-out real images and generated ones, each above its Sobel magnitude (one scale)."
+    """Figure 6, maps: held-out real images and generated ones, each above its Sobel magnitude (one
+    scale).
+    """
     sets = [run.data["test"].batch()[:n].cpu(), synthetic.batch()[:n].cpu()]
     edges = [torch.from_numpy(sobel_magnitude(x)) for x in sets]
     top = max(float(e.quantile(0.995)) for e in edges) or 1.0
@@ -224,7 +238,9 @@ def sobel_maps(run: Run, synthetic: ImageSet, n: int = 8) -> Figure:
 
 
 def texture_panels(texture: dict, results: list[Result], names: tuple[str, ...]) -> Figure:
-    "Figures 6 and 7: distributions of texture features, real and generated, with the KS distance and its real baseline."
+    """Figures 6 and 7: distributions of texture features, real and generated, with the KS distance
+    and its real baseline.
+    """
     values, notes = {}, {}
     for name in names:
         features = texture["features"].items()

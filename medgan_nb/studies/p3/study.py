@@ -123,7 +123,9 @@ MIN_IMAGES = 6  # coverage looks at five neighbours
 
 
 def grid(preset: str) -> list[dict]:
-    "The runs of a preset: the default generator with several seeds and splits, and the other generators beside it."
+    """The runs of a preset: the default generator with several seeds and splits, and the other
+    generators beside it.
+    """
     n_seeds, n_others = {"smoke": (1, 0), "quick": (2, 0), "short": (3, 1), "paper": (5, 5)}[
         check_choice(preset, list(PRESETS), "preset")
     ]
@@ -133,7 +135,8 @@ def grid(preset: str) -> list[dict]:
 
 # %% ../../../nbs/860_studies.p3.study.ipynb #909b4d01
 def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
-    """Check the parameters, load and split the images: the run's configuration, and the sets it uses.
+    """Check the parameters, load and split the images: the run's configuration, and the sets it
+    uses.
 
     Raises
     ------
@@ -189,7 +192,9 @@ def _check_settings(settings: dict) -> None:
 
 
 def split_patients(images: ImageSet, split_seed: int) -> dict[str, ImageSet]:
-    "Training and test images, patients whole, stratified by the most severe class that a patient has."
+    """Training and test images, patients whole, stratified by the most severe class that a patient
+    has.
+    """
     severity = np.array([SEVERITY[name] for name in images.classes])[images.labels]
     worst = {group: severity[images.groups == group].max() for group in set(images.groups)}
     by_patient = replace(
@@ -201,7 +206,9 @@ def split_patients(images: ImageSet, split_seed: int) -> dict[str, ImageSet]:
 
 
 def _check_counts(parts: dict[str, ImageSet]) -> None:
-    "Refuse a part that cannot carry what is measured: six images, benign and malignant ones among them."
+    """Refuse a part that cannot carry what is measured: six images, benign and malignant ones among
+    them.
+    """
     for name, images in parts.items():
         counts = images.counts()
         if len(images) < MIN_IMAGES or not counts["benign"] or not counts["malignant"]:
@@ -214,7 +221,9 @@ def _check_counts(parts: dict[str, ImageSet]) -> None:
 
 @lru_cache(maxsize=1)
 def load_images(dataset: str, data_dir: str, size: int) -> ImageSet:
-    "The images at a size; the last ones asked for are kept, as the runs of a grid ask for the same."
+    """The images at a size; the last ones asked for are kept, as the runs of a grid ask for the
+    same.
+    """
     return registry.load(dataset, data_dir or None, size=size)
 
 # %% ../../../nbs/860_studies.p3.study.ipynb #0ba8b40f
@@ -235,7 +244,9 @@ def save_raw_weights(state: State, log: list[dict]) -> None:
 
 
 def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
-    "Train the GAN of a run, resume it, or load it; its log holds the Wasserstein estimate on training and on test images."
+    """Train the GAN of a run, resume it, or load it; its log holds the Wasserstein estimate on
+    training and on test images.
+    """
     images, settings = run.data["train"], run.settings
     kimg = settings["gan_epochs"] * len(images) / 1000
     run.write_progress("training the GAN", kimg=kimg)
@@ -254,7 +265,9 @@ def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
 
 
 def generate_images(run: Run, trained: Trained) -> ImageSet:
-    "The synthetic images of a run, kept as PNG; of one class, `generated`, where the GAN is unconditional."
+    """The synthetic images of a run, kept as PNG; of one class, `generated`, where the GAN is
+    unconditional.
+    """
     images, seed = run.data["train"], run.config["params"]["seed"]
     n = max(run.settings["n_synthetic"], 2 * len(images))
     synthetic = generate(trained, images, n, seed)

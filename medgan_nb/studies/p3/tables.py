@@ -109,7 +109,9 @@ MODES = "modes, difference"
 
 
 def stability_table(runs: list[Run]) -> list[Comparison]:
-    "The runs' table, and WGAN-GP less BCE in modes and in the logarithm of the gradient norm, with the verdict on the claim."
+    """The runs' table, and WGAN-GP less BCE in modes and in the logarithm of the gradient norm,
+    with the verdict on the claim.
+    """
     comparisons = measured_table(runs, "stability")
     for condition, repeats in by_condition(runs, "model"):
         for metric, ours, theirs in (
@@ -166,7 +168,9 @@ def data_table(runs: list[Run]) -> list[Comparison]:
 
 
 def thesis_table() -> list[Comparison]:
-    "The thesis's tables and figures with their pages: captions are known from its lists, numbers are not."
+    """The thesis's tables and figures with their pages: captions are known from its lists, numbers
+    are not.
+    """
     return [
         fact(
             "p3",
@@ -195,15 +199,17 @@ def figures(runs: list[Run]) -> dict[str, Figure]:
         {
             "label": format_condition({"arm": r.condition["arm"]}),
             "value": r.value,
-            "low": r.ci_low,
-            "high": r.ci_high,
+            "ci_low": r.ci_low,
+            "ci_high": r.ci_high,
         }
         for r in select(aggregate(results_of(own_runs(runs), "classifiers")), "AUC")
     ]
     if not bars:
         return {}
     levels = {"chance": 0.5}
-    return {"question2_auc": bar_chart(bars, "AUC, benign against malignant", levels=levels)}
+    return {
+        "question2_auc": bar_chart(bars, "AUC, benign against malignant", reference_lines=levels)
+    }
 
 
 def own_runs(runs: list[Run]) -> list[Run]:

@@ -32,15 +32,15 @@ def accuracy_figure(runs: list[Run]) -> Figure:
             {
                 "label": format_condition(result.condition),
                 "value": result.value,
-                "low": result.ci_low,
-                "high": result.ci_high,
+                "ci_low": result.ci_low,
+                "ci_high": result.ci_high,
                 "paper": printed.get(("results table", arm)),
-                "alternative": printed.get(("section IV-B", arm)),
+                "paper_alternative": printed.get(("section IV-B", arm)),
             }
         )
     test = runs[0].config["data"]["published"]["test"]
     majority = 100 * test["PNEUMONIA"] / sum(test.values())
-    return bar_chart(bars, "test accuracy (%)", levels={"always pneumonia": majority})
+    return bar_chart(bars, "test accuracy (%)", reference_lines={"always pneumonia": majority})
 
 
 def figures(runs: list[Run]) -> dict[str, Figure]:

@@ -103,7 +103,8 @@ SYSTEM = (
 
 # %% ../../../nbs/880_studies.p4.study.ipynb #bad8f57a
 def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
-    """Check the parameters, load and split the images: the run's configuration, and the sets it uses.
+    """Check the parameters, load and split the images: the run's configuration, and the sets it
+    uses.
 
     Raises
     ------
@@ -157,7 +158,9 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
 def load_images(
     dataset: str, data_dir: str, size: int, resize_mode: str, equalize: str
 ) -> ImageSet:
-    "The images at a size; the last ones asked for are kept, as the runs of a grid ask for the same."
+    """The images at a size; the last ones asked for are kept, as the runs of a grid ask for the
+    same.
+    """
     return registry.load(
         dataset, data_dir or None, size=size, resize_mode=resize_mode, equalize=equalize
     )

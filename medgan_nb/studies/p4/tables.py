@@ -74,7 +74,9 @@ def predictions(runs: list[Run]) -> Predictions:
 
 
 def own_arms(condition: dict, arms: list[str]) -> list[str]:
-    "The arms that are new in a variant: where only the GAN differs, arms without generated images repeat those above."
+    """The arms that are new in a variant: where only the GAN differs, arms without generated images
+    repeat those above.
+    """
     gan_only = bool(condition) and set(condition) <= GAN_SETTINGS
     return [arm for arm in arms if arm.startswith("B") or not gan_only]
 
@@ -377,7 +379,9 @@ def _memorization_sentences(runs: list[Run], differences: list[Comparison]) -> l
 
 
 def markdown_results(runs: list[Run]) -> str:
-    "The results table in Markdown, as the README carries it: accuracy of each arm, and its difference from A."
+    """The results table in Markdown, as the README carries it: accuracy of each arm, and its
+    difference from A.
+    """
     gains = {
         str({k: v for k, v in c.result.condition.items() if k != "control"}): c.result
         for c in difference_table(runs)
