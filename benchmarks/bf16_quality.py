@@ -90,9 +90,10 @@ def main():
     spread = statistics.stdev(found["fp32"])
     paired = [b - a for a, b in zip(found["fp32"], found["bf16"])]
     print(
-        f"mean FD fp32 {statistics.mean(found['fp32']):.4f}, bf16 {statistics.mean(found['bf16']):.4f}; bf16 - fp32 {gap:+.4f} "
-        f"(by seed: {', '.join(f'{d:+.4f}' for d in paired)}); spread of fp32 over seeds {spread:.4f}: "
-        + ("within it" if abs(gap) <= spread else "beyond it")
+        f"mean FD fp32 {statistics.mean(found['fp32']):.4f}, bf16 "
+        f"{statistics.mean(found['bf16']):.4f}; bf16 - fp32 {gap:+.4f} "
+        f"(by seed: {', '.join(f'{d:+.4f}' for d in paired)}); spread of fp32 over seeds "
+        f"{spread:.4f}: " + ("within it" if abs(gap) <= spread else "beyond it")
     )
     if options.json:
         settings = {key: str(value) for key, value in vars(options).items()} | {

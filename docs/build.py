@@ -23,6 +23,7 @@ def main(folder: Path = ROOT) -> int:
         shutil.rmtree(old, ignore_errors=True)
     source.mkdir(parents=True)
     shutil.copy(ROOT / "docs" / "conf.py", source)
+    shutil.copy(ROOT / "docs" / "architecture.md", source)
     shutil.copytree(ROOT / "docs" / "_static", source / "_static")
     library(source)
     howtos(source)

@@ -11,29 +11,28 @@ from reference import anchor, cell, entry, first_line, public
 from simulation import small_sets
 
 from medgan_nb.report.build import chosen, shown_run
+from medgan_nb.report.page import with_verdict
+from medgan_nb.studies.common.formatting import table_rows
 from medgan_nb.studies.registry import STUDIES
 from medgan_nb.viz.grid import save_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {
-    "0": "Core",
-    "1": "Data",
-    "2": "Augmentation",
-    "3": "Models and layers",
-    "4": "Losses",
-    "5": "Training",
-    "6": "Metrics",
-    "70": "Figures",
-    "71": "Figures",
-    "72": "Figures",
-    "73": "Figures",
-    "7": "Downstream",
-    "8": "Studies",
-    "85": "Applications",
-    "86": "Applications",
-    "87": "Applications",
-    "88": "Applications",
-    "9": "Command line and layout",
+    "core": "Core",
+    "data": "Data",
+    "simulation": "Simulation",
+    "datasets": "Data sets",
+    "models": "Models",
+    "training": "Training",
+    "metrics": "Metrics",
+    "evaluation": "Evaluation",
+    "experiments": "Experiments",
+    "studies": "Studies",
+    "viz": "Figures",
+    "report": "Report",
+    "app": "Applications",
+    "cli": "Command line",
+    "layout": "Layout",
 }
 DIRECTIVE = re.compile(r"^\s*#\s*\|.*\n?", re.MULTILINE)
 
@@ -68,7 +67,8 @@ def library(source: Path) -> None:
         for title, names in groups.items()
     )
     text = (
-        "# Library\n\nThe notebooks that the package is exported from: each explains one idea, shows it, and asserts what must hold. A reference with signatures "
+        "# Library\n\nThe notebooks that the package is exported from: each explains one idea, "
+        "shows it, and asserts what must hold. A reference with signatures "
         f"stands at the end of each page, and [every public name](../api.md) in one list.\n\n{toc}"
     )
     (folder / "index.md").write_text(text, encoding="utf-8")
@@ -102,7 +102,8 @@ def module_file(module: str) -> Path:
 
 
 def group_of(stem: str) -> str:
-    return GROUPS.get(stem[:2]) or GROUPS[stem[0]]
+    "The package of a notebook, `405_training.losses`."
+    return GROUPS[stem.partition("_")[2].partition(".")[0]]
 
 
 def markdown(text: str) -> dict:
@@ -141,7 +142,8 @@ def studies_pages(source: Path) -> dict[str, tuple]:
         notebook(study, runs, folder)
     toc = "\n".join(f"{name}\nThe notebook of {name} <{name}_notebook>" for name in found)
     (folder / "index.md").write_text(
-        "# Studies\n\nEach page holds the claim, what our published runs say about it, every table beside the paper's, and the notebook.\n\n"
+        "# Studies\n\nEach page holds the claim, what our published runs say about it, every "
+        "table beside the paper's, and the notebook.\n\n"
         f"```{{toctree}}\n:maxdepth: 1\n\n{toc}\n```\n",
         encoding="utf-8",
     )
@@ -151,25 +153,26 @@ def studies_pages(source: Path) -> dict[str, tuple]:
 def study_page(study, runs: list, folder: Path) -> str:
     "The claim, the reading, the verdicts, figures and tables of a study."
     head = f"# {study.name}: {study.title}\n\n**The paper's claim.** {study.claim}\n\n"
-    link = f"The notebook: [{study.notebook}]({study.name}_notebook.ipynb). Run it yourself: `medgan-nb reproduce {study.name}`.\n\n"
+    link = (
+        f"The notebook: [{study.notebook}]({study.name}_notebook.ipynb). Run it yourself: "
+        f"`medgan-nb reproduce {study.name}`.\n\n"
+    )
     if not runs:
-        return (
-            head
-            + f"No run of this study has been published yet, so nothing is said here about the claim.\n\n{link}"
+        return head + (
+            "No run of this study has been published yet, so nothing is said here about the "
+            f"claim.\n\n{link}"
         )
-    tables, data = study.tables(runs), runs[0].config["data"]
-    verdicts = [
-        row
-        for rows in tables.values()
-        for row in rows
-        if row["verdict"] and row["verdict"] != "no reference"
-    ]
+    tables = {
+        name: table_rows(comparisons, study.labels)
+        for name, comparisons in study.tables(runs).items()
+    }
+    data, preset = runs[0].config["data"], runs[0].config["params"]["preset"]
+    verdicts = with_verdict(tables)
     first, *more = sentences(study.narrative(runs))
     said = first + "\n\n" + "".join(f"* {sentence}\n" for sentence in more)
     text = (
-        head
-        + f"**What our runs say.** {said}\n{link}{len(runs)} published runs, preset {runs[0].config['params']['preset']}, on "
-        f"{data['name']} ({data['licence']}).\n\n## Verdicts\n\n{table(verdicts)}\n## Figures\n\n"
+        f"{head}**What our runs say.** {said}\n{link}{len(runs)} published runs, preset {preset}, "
+        f"on {data['name']} ({data['licence']}).\n\n## Verdicts\n\n{table(verdicts)}\n## Figures\n\n"
     )
     pictures = folder / study.name
     pictures.mkdir()
@@ -195,8 +198,8 @@ def sentences(text: str) -> list[str]:
 
 
 def caption(stem: str) -> str:
-    """A figure's heading from the name of its file: `fig5_6_real_films` is `Fig. 5 and 6 of the
-    paper: real films`.
+    """A figure's heading from the name of its file: `fig5_6_real_images` is `Fig. 5 and 6 of the
+    paper: real images`.
     """
     numbers, words = re.fullmatch(r"(?:fig(\d+(?:_\d+)*)_)?(.+)", stem).groups()
     words = words.replace("_", " ")
@@ -291,7 +294,7 @@ FIRST = (
     "howto_resume",
     "howto_gpu",
     "howto_memory",
-    "howto_reading_test",
+    "howto_reader_study",
     "howto_cluster",
 )
 
@@ -317,15 +320,16 @@ def howtos(source: Path) -> None:
 
 
 FRONT, FRONT_SAYS = (
-    "p2/fig2_fid.png",
-    "Distance of generated to real images against the number of training images, for three ways to train",
+    "p4/fig2_accuracy.png",
+    "Test accuracy with and without synthetic images, ten runs each, beside the paper's numbers",
 )
 
 
 def front_page(source: Path, found: dict[str, tuple]) -> None:
     "What it is, a picture, two commands, and what was found about each paper."
     rows = "\n".join(
-        f"| [{name}](studies/{name}.md) | {study.title} | {cell(study.claim)} | {finding(study, runs)} |"
+        f"| [{name}](studies/{name}.md) | {study.title} | {cell(study.claim)} | "
+        f"{finding(study, runs)} |"
         for name, (study, runs) in found.items()
     )
     picture = f"![{FRONT_SAYS}](studies/{FRONT})" if (source / "studies" / FRONT).exists() else ""
@@ -333,7 +337,10 @@ def front_page(source: Path, found: dict[str, tuple]) -> None:
     gap = f"No runs are published yet for {', '.join(missing)}.\n\n" if missing else ""
     text = (ROOT / "docs" / "front.md").read_text(encoding="utf-8")
     for key, value in {
-        "claims": f"| study | what | the paper's claim | what our runs say |\n|---|---|---|---|\n{rows}\n\n{gap}",
+        "claims": (
+            "| study | what | the paper's claim | what our runs say "
+            f"|\n|---|---|---|---|\n{rows}\n\n{gap}"
+        ),
         "picture": picture,
     }.items():
         text = text.replace("{{" + key + "}}", value)
@@ -344,10 +351,4 @@ def finding(study, runs: list) -> str:
     "The verdict on a study's claim and the sentence it rests on."
     if not runs:
         return "no published run yet"
-    sentence = cell(sentences(study.narrative(runs))[0])
-    found = re.search(r"direction (holds|fails|undecided)", sentence)
-    return (
-        sentence
-        if not found
-        else sentence.replace(found[0], f'<span class="verdict-{found[1]}">{found[0]}</span>')
-    )
+    return cell(sentences(study.narrative(runs))[0])

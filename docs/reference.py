@@ -91,7 +91,8 @@ def definitions(body: str) -> str:
         head, *text = block.split("\n")
         name, _, kind = head.partition(" : ")
         rows.append(
-            f"| {cell(f'`{name.strip()}`')} | {cell(kind)} | {cell(' '.join(line.strip() for line in text))} |"
+            f"| {cell(f'`{name.strip()}`')} | {cell(kind)} | "
+            f"{cell(' '.join(line.strip() for line in text))} |"
         )
     return "| | | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
 

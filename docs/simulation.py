@@ -1,5 +1,4 @@
-"""What a Fréchet distance means on small sets: our own simulation, run each time the site is built.
-"""
+"""What a Frechet distance means on small sets: a simulation, run each time the site is built."""
 
 from pathlib import Path
 
@@ -72,7 +71,8 @@ def small_sets(folder: Path) -> dict[str, str]:
     )
     save_figure(figure, folder / "small_sets.png")
     lines = [
-        "| images | FD, perfect | FD, copying | KD x 1000, perfect | KD x 1000, copying | AuthPct, perfect | AuthPct, copying |",
+        "| images | FD, perfect | FD, copying | KD x 1000, perfect | KD x 1000, copying | "
+        "AuthPct, perfect | AuthPct, copying |",
         "|---|---|---|---|---|---|---|",
     ]
     for n in COUNTS:

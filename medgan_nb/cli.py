@@ -44,7 +44,7 @@ def main() -> None:
         print(f"medgan-nb: {error}", file=sys.stderr)
         sys.exit(2)
 
-
+# %% ../nbs/990_cli.ipynb #3c2cb6ed
 _Papers = Annotated[
     list[str] | None, typer.Argument(help="Studies: p1, p2, p3, p4, or all (the default).")
 ]
@@ -96,7 +96,7 @@ def reproduce(
     else:
         _run_and_report(specs, outputs_folder(outputs), presets, jobs, scheduler)
 
-
+# %% ../nbs/990_cli.ipynb #e9bc7802
 @app.command()
 def sweep(
     paper: Annotated[str, typer.Argument(help="Which study: p1, p2, p3 or p4.")],
@@ -122,7 +122,7 @@ def sweep(
     else:
         _run_and_report(specs, outputs_folder(outputs), {study.name: None}, jobs, scheduler)
 
-
+# %% ../nbs/990_cli.ipynb #77b272e4
 def _absolute_folders(data_dir: str, outputs: str) -> dict:
     "Data and outputs folders as any process on any machine will find them."
     return {
@@ -209,7 +209,7 @@ def _print_image_sets(data_dir: str) -> None:
         if not row["simulated"]:
             print(f"{'':16} {row['how_to_get']}")
 
-
+# %% ../nbs/990_cli.ipynb #df3cd550
 @_data_app.command("check")
 def data_check(folder: Annotated[Path, typer.Argument(help="Folder of an image set.")]) -> None:
     "Check a copy of an image set: layout, counts, every file readable. Exit code 2 if it fails."
@@ -232,7 +232,7 @@ def data_fetch(
 
     print(fetch(name, folder))
 
-
+# %% ../nbs/990_cli.ipynb #4f9e1be6
 @_data_app.command("audit")
 def data_audit(name: _SetName, data_dir: _DataDir = "") -> None:
     "Counts beside the published ones, groups, duplicates, and what crosses a split."
@@ -298,7 +298,7 @@ def reader_study_build(
         "Then: medgan-nb reader-study score ANSWERS.json ..."
     )
 
-
+# %% ../nbs/990_cli.ipynb #d5938e0b
 @_reader_study_app.command("score")
 def reader_study_score(
     answers: Annotated[

@@ -123,7 +123,8 @@ class Browser:
         "Go to a page and wait until it is loaded and `ready` holds."
         self.call("Page.navigate", url=url)
         self.until(
-            f"document.readyState === 'complete' && location.href !== 'about:blank' && Boolean({ready})",
+            "document.readyState === 'complete' && location.href !== 'about:blank' && "
+            f"Boolean({ready})",
             seconds,
         )
 
@@ -163,8 +164,10 @@ class Browser:
     def click(self, selector: str, times: int = 1) -> None:
         "Click in the middle of an element; `times=2` is a double click."
         box = self.js(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}}); "
-            "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
+            "e.scrollIntoView({{block: 'center'}}); "
+            "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / "
+            "2]; })()"
         )
         for k in range(1, times + 1):
             for kind in ("mousePressed", "mouseReleased"):

@@ -113,12 +113,14 @@ def run_all(browser: Browser, address: str, name: str, ready: str, seconds: floa
         180,
     )
     browser.until(
-        "jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus === 'connected'",
+        "jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.connectionStatus === "
+        "'connected'",
         120,
     )
     browser.js("jupyterapp.commands.execute('notebook:run-all-cells').then(() => 1, () => 1), 1")
     failed = (
-        '[...document.querySelectorAll(\'[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]\')].map(e => e.innerText)'
+        '[...document.querySelectorAll(\'[data-mime-type="application/vnd.jupyter.error"], '
+        '[data-mime-type="application/vnd.jupyter.stderr"]\')].map(e => e.innerText)'
         ".filter(t => t.includes('Error')).join()"
     )
     browser.until(f"{failed} || ({ready})", seconds)
@@ -145,7 +147,8 @@ def test_study_4_in_jupyterlab_and_its_widgets(lab, tmp_path_factory):
             browser,
             address,
             "p4.ipynb",
-            "document.querySelectorAll('.noUi-handle').length > 0 && document.querySelectorAll('[class*=medgan-tile]').length >= 24",
+            "document.querySelectorAll('.noUi-handle').length > 0 && "
+            "document.querySelectorAll('[class*=medgan-tile]').length >= 24",
             400,
         )
         assert len(list((root / "outputs" / "p4").glob("*/metrics.json"))) == 1
@@ -162,13 +165,17 @@ def test_study_4_in_jupyterlab_and_its_widgets(lab, tmp_path_factory):
         for _ in range(10):
             browser.press("ArrowRight")
         assert browser.until(
-            f"{handle}.closest('.widget-slider').innerText.includes('0.20') && {walked} !== {json.dumps(before)}"
+            f"{handle}.closest('.widget-slider').innerText.includes('0.20') && {walked} !== "
+            f"{json.dumps(before)}"
         )
         before = browser.until(large)
         browser.click("[class*=medgan-tile][class*='-7 '], [class*=medgan-tile][class$='-7']")
         assert browser.until(f"{large} !== {json.dumps(before)}")
         look(browser, "lab.png")
-        pictures = "[...jupyterapp.shell.currentWidget.content.model.cells].find(c => c.sharedModel.getSource().includes('live_curve()')).outputs.toJSON()"
+        pictures = (
+            "[...jupyterapp.shell.currentWidget.content.model.cells].find(c => "
+            "c.sharedModel.getSource().includes('live_curve()')).outputs.toJSON()"
+        )
         assert (
             browser.js(f"{pictures}.filter(o => o.data?.['image/png']).length") == 2
         )  # the samples at its end, and the curve
@@ -185,11 +192,15 @@ def test_launcher_starts_a_run_shows_its_training_stops_it_and_goes_on(lab, tmp_
     )
     text, image = (
         "document.querySelector('.jp-OutputArea').innerText",
-        "[...document.querySelectorAll('.jp-OutputArea img')].filter(e => e.offsetWidth && e.naturalWidth)",
+        "[...document.querySelectorAll('.jp-OutputArea img')].filter(e => e.offsetWidth && "
+        "e.naturalWidth)",
     )
 
     def button(name):
-        return f"[...document.querySelectorAll('.jupyter-button')].find(e => e.innerText.trim() === '{name}')"
+        return (
+            "[...document.querySelectorAll('.jupyter-button')].find(e => e.innerText.trim() "
+            f"=== '{name}')"
+        )
 
     with Browser(tmp_path_factory.mktemp("profile"), 1400, 1000) as browser:
         run_all(
@@ -205,7 +216,8 @@ def test_launcher_starts_a_run_shows_its_training_stops_it_and_goes_on(lab, tmp_
             box.dispatchEvent(new Event('change', {bubbles: true})); } })()""")
         browser.click(".jupyter-button.mod-primary")
         browser.until(
-            f"{text}.includes('training the GAN') && document.querySelector('.jp-OutputArea progress') && {image}.length",
+            f"{text}.includes('training the GAN') && document.querySelector('.jp-OutputArea "
+            f"progress') && {image}.length",
             300,
         )
         look(browser, "launcher_training.png")

@@ -71,7 +71,6 @@ def chest(tmp_path):
 
 
 # --- damaged files
-# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9, 0.99])
@@ -111,7 +110,6 @@ def test_wrong_ending_is_no_fault(put):
 
 
 # --- what a file may hold
-# ---------------------------------------------------------------------------------------------
 
 
 def test_eight_and_sixteen_bits(put):
@@ -236,7 +234,6 @@ def test_bomb_is_refused_before_decoding(put):
 
 
 # --- names and folders
-# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -371,7 +368,6 @@ def test_first_fault_by_name_ends_the_reading(put):
 
 
 # --- data sets
-# --------------------------------------------------------------------------------------------------------
 
 
 def test_chest_layout_faults(chest):
@@ -423,7 +419,6 @@ def test_check_names_every_damaged_file(chest):
 
 
 # --- chance
-# -----------------------------------------------------------------------------------------------------------
 
 
 def whole_or_refused(path) -> bool:

@@ -57,7 +57,10 @@ def lesions():
 def small(**changes):
     "The recipe of Model 0 at a sixteenth of its width, growing from 16 to 32 px."
     settings = (
-        p1.OPTIONS | p1.PRESETS["smoke"] | {"growing": "from16", "batch_size": 4, "n_critic": 1} | changes
+        p1.OPTIONS
+        | p1.PRESETS["smoke"]
+        | {"growing": "from16", "batch_size": 4, "n_critic": 1}
+        | changes
     )
     return p1.build_recipe("m0", settings)
 
@@ -66,14 +69,14 @@ def grown(folder, hooks=()):
     "80 steps with a fade from step 22 on; a checkpoint every other step."
     from medgan_nb.models.classifiers import SmallCNN
     from medgan_nb.studies.p1.callbacks import AuxClassifier, Curves
-    from medgan_nb.training.callbacks import ProgressiveGrowing
+    from medgan_nb.training.callbacks import GrowthSchedule
 
     torch.set_num_threads(1)
     images = lesions()
     watch = {
         "aux": lambda: AuxClassifier("small_cnn", SmallCNN(32, 2), 32),
         "curves": lambda: Curves(images, images, 0, most=8),
-        "growth": lambda: ProgressiveGrowing((16, 32), "fd", patience=1.0),
+        "growth": lambda: GrowthSchedule((16, 32), "fd", patience=1.0),
     }
     return train(
         small(),
@@ -119,7 +122,9 @@ def test_nan_in_a_term_stops_before_the_update(term):
 
     def poisoned(p):
         return (
-            replace(p, loss=declared("nan")(lambda *given: p.loss(*given) * float("nan"))) if p.name == term else p
+            replace(p, loss=declared("nan")(lambda *given: p.loss(*given) * float("nan")))
+            if p.name == term
+            else p
         )
 
     made = replace(made, regularizers=tuple(poisoned(p) for p in made.regularizers))

@@ -225,7 +225,10 @@ def test_weights_put_by_hand_are_checked_by_hash_and_used(tmp_path, monkeypatch)
         study.STUDY, TINY | {"classifier": "efficientnet_b2", "outputs": str(tmp_path / "outputs")}
     )
     arm = Arm(
-        "real", "real", run.data["train"].select(np.arange(0, 100, 12)), evaluate.train_config(run.settings, 8)
+        "real",
+        "real",
+        run.data["train"].select(np.arange(0, 100, 12)),
+        evaluate.train_config(run.settings, 8),
     )
 
     def record(folder):
@@ -281,7 +284,8 @@ def test_a_wrong_request_is_one_line_before_any_training(tmp_path, name, value, 
 
 def test_on_the_real_set(tmp_path, real_data):
     run = start_run(
-        study.STUDY, TINY | {"data_dir": str(real_data), "dataset_size": 100, "outputs": str(tmp_path)}
+        study.STUDY,
+        TINY | {"data_dir": str(real_data), "dataset_size": 100, "outputs": str(tmp_path)},
     )
     counts = run.config["data"]["counts"]
     assert list(counts["test"].values()) == [157, 75, 48] and list(counts["train"].values()) == [

@@ -97,7 +97,9 @@ def test_without_classes_the_classifier_gets_no_generated_images(tmp_path):
 
 
 def test_published_runs_show_no_patient(tmp_path):
-    run = start_run(study.STUDY, {"preset": "smoke", "outputs": str(tmp_path / "runs"), "device": "cpu"})
+    run = start_run(
+        study.STUDY, {"preset": "smoke", "outputs": str(tmp_path / "runs"), "device": "cpu"}
+    )
     run.config["data"]["simulated"] = False
     figures.keep(run, figures.system(), "fig1_system")
     figures.keep(run, figures.system(), "fig4_mix", real=True)
@@ -126,7 +128,8 @@ def test_mini_mias_by_patient():
 
 def test_six_images_are_enough(tmp_path):
     run = start_run(
-        study.STUDY, {"preset": "smoke", "dataset_size": 6, "outputs": str(tmp_path), "device": "cpu"}
+        study.STUDY,
+        {"preset": "smoke", "dataset_size": 6, "outputs": str(tmp_path), "device": "cpu"},
     )
     synthetic = study.generate_images(run, study.train_gan(run))
     results = (

@@ -27,11 +27,18 @@ def test_something_is_published():
 def test_numbers_follow_from_predictions(run):
     assert json.loads((run.folder / "metrics.json").read_text())["hash"] == config_hash(run.config)
     file = json.loads((run.folder / "predictions.json").read_text())
-    columns = {"accuracy": "accuracy", "balanced accuracy": "balanced_accuracy", "F1": "f1", "AUC": "auc"}
+    columns = {
+        "accuracy": "accuracy",
+        "balanced accuracy": "balanced_accuracy",
+        "F1": "f1",
+        "AUC": "auc",
+    }
     for result in results_of([run], "accuracy"):
         if result.metric in columns:
             logits = np.array(file["logits"][result.condition["arm"]])
-            measured = classification_metrics(np.array(file["labels"]), logits, tuple(file["classes"]))
+            measured = classification_metrics(
+                np.array(file["labels"]), logits, tuple(file["classes"])
+            )
             assert measured[columns[result.metric]] == pytest.approx(result.value, abs=1e-4)
     for result in results_of([run], "classifier"):
         part = file["splits"][result.condition["split"]]

@@ -146,9 +146,13 @@ def test_a_double_click_counts_once_and_two_tabs_agree(written, tmp_path_factory
             == "001real4"
         )
         browser.until("since > 0")
-        browser.js("""(() => {const other = load(slot('A')); other.answers.push({item: '002', answer: 'real', confidence: 5, comment: '', seconds: 1,
-                   # another tab has answered 002
-                   resumed: false, at: ''}); localStorage.setItem(slot('A'), JSON.stringify(other));})()""")
+        # another tab has answered 002
+        browser.js(
+            "(() => {const other = load(slot('A'));"
+            " other.answers.push({item: '002', answer: 'real', confidence: 5, comment: '',"
+            " seconds: 1, resumed: false, at: ''});"
+            " localStorage.setItem(slot('A'), JSON.stringify(other));})()"
+        )
         for key in ("g", "1", "Enter"):
             browser.press(key)
         assert browser.js("session.answers.map(a => a.item + a.answer).join()") == "001real,002real"
@@ -196,7 +200,9 @@ def test_order_does_not_follow_from_program_and_seed():
 
 def test_simulated_readers_score_as_built_and_say_so(written):
     folder, key = written
-    files = [save_answers(folder / f"{seed}.json", simulate_reader(key, 2.0, seed)) for seed in range(3)]
+    files = [
+        save_answers(folder / f"{seed}.json", simulate_reader(key, 2.0, seed)) for seed in range(3)
+    ]
     done = medgan("reader", "score", *files)
     assert done.returncode == 0, done.stderr
     assert (

@@ -17,9 +17,9 @@ import os, signal, stat, sys
 from functools import partial
 import torch
 torch.set_num_threads(1)
-from medgan_nb import core
+from medgan_nb.core import files as core
 from medgan_nb.data.dataset import ImageSet
-from medgan_nb.training.losses import d_nonsaturating, g_nonsaturating
+from medgan_nb.training.losses import discriminator_bce_loss, generator_nonsaturating_loss
 from medgan_nb.models.dcgan import Discriminator, Generator
 from medgan_nb.training.loop import train
 from medgan_nb.training.recipe import Recipe
@@ -42,11 +42,25 @@ if where in ("before-sync", "half-written"):
 if where == "before-rename":
     core.os.replace = killer(os.replace)
 
-pixels = torch.randint(0, 256, (40, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-images = ImageSet(pixels, [k % 2 for k in range(40)], ("a", "b"), range(40), range(40), name="noise", simulated=True)
-recipe = Recipe("cgan", partial(Generator, 16, n_classes=2, base=16), partial(Discriminator, 16, n_classes=2, base=16), d_nonsaturating,
-                g_nonsaturating, n_classes=2, batch=8, ema_kimg=0.1, n_critic=2)
-train(recipe, images, kimg=1.6, seed=3, folder=folder, precision="fp32", ticks=50, save_seconds=0.0, bar=False)
+generator = torch.Generator().manual_seed(0)
+pixels = torch.randint(0, 256, (40, 1, 16, 16), generator=generator, dtype=torch.uint8)
+labels = [k % 2 for k in range(40)]
+images = ImageSet(
+    pixels, labels, ("a", "b"), range(40), range(40), name="noise", simulated=True
+)
+recipe = Recipe(
+    "cgan",
+    partial(Generator, 16, n_classes=2, base=16),
+    partial(Discriminator, 16, n_classes=2, base=16),
+    discriminator_bce_loss,
+    generator_nonsaturating_loss,
+    n_classes=2,
+    batch_size=8,
+    ema_kimg=0.1,
+    n_critic=2,
+)
+train(recipe, images, kimg=1.6, seed=3, folder=folder, precision="fp32", ticks=50,
+      save_seconds=0.0, bar=False)
 """
 
 

@@ -109,7 +109,11 @@ def test_search_themes_and_a_phone(site, tmp_path_factory):
         light = browser.js("getComputedStyle(document.body).backgroundColor")
         browser.js("document.documentElement.dataset.theme = 'dark'")
         assert browser.until(f"getComputedStyle(document.body).backgroundColor !== {light!r}")
-        top = "Array.from(document.querySelectorAll('.bd-article a')).filter(a => a.getBoundingClientRect().bottom < innerHeight).map(a => a.getAttribute('href')).join()"
+        top = (
+            "Array.from(document.querySelectorAll('.bd-article a')).filter(a => "
+            "a.getBoundingClientRect().bottom < innerHeight).map(a => "
+            "a.getAttribute('href')).join()"
+        )
         assert "howto/howto_own_images.html" in browser.js(top)
         browser.resize(390, 844, mobile=True)
         for page in (
@@ -117,7 +121,7 @@ def test_search_themes_and_a_phone(site, tmp_path_factory):
             "studies/p4.html",
             "studies/p4_notebook.html",
             "howto/howto_small_sets.html",
-            "library/61_metrics_frechet.html",
+            "library/510_metrics_fid.html",
             "api.html",
         ):
             browser.open((site / page).as_uri())

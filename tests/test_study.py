@@ -66,7 +66,7 @@ def test_papermill_from_any_folder(conditional):
     assert run.name.startswith("n100-cgan-s0-smoke-")
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["data"]["used"]["train"] == 100
-    arms = {r["row"] for r in metrics["results"] if r["table"] == "accuracy"}
+    arms = {r["condition"]["arm"] for r in metrics["results"] if r["table"] == "accuracy"}
     assert arms == {
         "A",
         "A_weights",
@@ -78,14 +78,12 @@ def test_papermill_from_any_folder(conditional):
         "B_steps",
     }
     for result in metrics["results"]:
-        if result["column"] == "accuracy":
-            assert (
-                0 <= result["low"] <= result["value"] <= result["high"] <= 1 and result["n"] == 240
-            )
-        if result["column"].startswith(("FD", "FID")):
-            assert (
-                result["extractor"] and result["floor"] is not None and result["copy"] is not None
-            )
+        if result["metric"] == "accuracy":
+            assert 0 <= result["ci_low"] <= result["value"] <= result["ci_high"] <= 1
+            assert result["n"] == 240
+        if result["metric"] in ("FD", "FID"):
+            assert result["feature_network"]
+            assert result["real_baseline"] is not None and result["copy_baseline"] is not None
     assert {
         "config.json",
         "log.jsonl",
@@ -115,7 +113,8 @@ def test_the_same_configuration_is_not_run_again(conditional):
         (
             "datset_size",
             "100",
-            "unknown parameter datset_size; expected one of: preset, dataset, data_dir, dataset_size",
+            "unknown parameter datset_size; expected one of: preset, dataset, data_dir, "
+            "dataset_size",
         ),
         ("model", "stylegan9", "model is 'stylegan9'; expected one of: dcgan, cgan"),
         ("preset", "fast", "preset is 'fast'; expected one of: smoke, quick, short, paper"),
@@ -197,14 +196,16 @@ def check_report(page: Path) -> None:
     )
     with open(page.parent / "p4" / "accuracy.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(
-        rows[0]
-    ) == "row,column,paper,ours,low,high,runs,floor,copy,extractor,verdict,note".split(",")
-    printed = {r["row"]: r for r in rows if r["paper"]}
+    columns = (
+        "condition,metric,paper,ours,ci_low,ci_high,ci_method,n_runs,"
+        "real_baseline,copy_baseline,feature_network,verdict,note"
+    )
+    assert list(rows[0]) == columns.split(",")
+    printed = {r["condition"]: r for r in rows if r["paper"]}
     assert {arm: r["paper"] for arm, r in printed.items()} == {"A": "71.31", "B": "74.68"}
     assert all(r["verdict"] == "not comparable (simulated data)" for r in printed.values())
     assert not any(
-        r["verdict"] in ("inside", "outside")
+        r["verdict"] in ("consistent", "inconsistent")
         for path in page.parent.glob("p4/*.csv")
         for r in csv.DictReader(open(path, newline=""))
     )

@@ -18,7 +18,7 @@ from medgan_nb.training.registry import model_recipe
 from medgan_nb.training.step import d_step, g_step, generate, init_state
 
 MODELS = ["stylegan2", "stylegan2_ada", "stylegan2_diffaugment"]
-TINY = dict(config="auto", batch_size=4, channel_base=128, channel_max=8, latent_dim=8)
+TINY = dict(config="auto", batch_size=4, channel_base=128, channel_max=8, z_dim=8)
 CONTAINERS = (dict, list, tuple)
 STEPS = 20  # R1 at 0 and 16, path length at 0, 4, ..., 16
 

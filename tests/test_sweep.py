@@ -1,5 +1,4 @@
-"""Sweeps under faults: many processes, a full disk, vanishing folders, cut files, jumping clocks.
-"""
+"""Sweeps under faults: many processes, a full disk, vanishing folders, jumping clocks."""
 
 import multiprocessing
 import os

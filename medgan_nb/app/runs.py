@@ -97,7 +97,8 @@ def _load_finished_run(folder: Path) -> Run:
         if not (folder / "config.json").exists():
             raise
         raise DataError(
-            f"{folder.name}: not finished, so nothing can be shown yet ({format_status(run_status(folder))})"
+            f"{folder.name}: not finished, so nothing can be shown yet "
+            f"({format_status(run_status(folder))})"
         ) from error
     except (KeyError, TypeError) as error:
         raise DataError(

@@ -149,7 +149,8 @@ def candidate_pairs(
         or thumbs.dtype != np.uint8
     ):
         raise DataError(
-            f"thumbnails are {thumbs.dtype} {thumbs.shape}; expected uint8 (N, {THUMBNAIL_SIZE}, {THUMBNAIL_SIZE})"
+            f"thumbnails are {thumbs.dtype} {thumbs.shape}; expected uint8 (N, {THUMBNAIL_SIZE}, "
+            f"{THUMBNAIL_SIZE})"
         )
     i, j, bits = _hash_pairs(_perceptual_hash(thumbs), hash_bits)
     return CandidatePairs(
@@ -211,7 +212,8 @@ def merge_near_duplicates(images: ImageSet, found: Sequence[np.ndarray]) -> Imag
         return images
     count, across = sum(map(len, found)), len(conflicting_labels(images, found))
     note = (
-        f"{count} images are near copies of one another, in {len(found)} sets, {across} of them across classes; "
+        f"{count} images are near copies of one another, in {len(found)} sets, {across} of them "
+        "across classes; "
         "each set is one group"
     )
     return replace(images, groups=joined(images.groups, found), notes=(*images.notes, note))

@@ -64,11 +64,17 @@ def merge_duplicates(images: ImageSet) -> ImageSet:
     if not copies:
         return images
     count = sum(map(len, copies))
-    note = f"{count} images are exact copies of one another, in {len(copies)} sets; each set is one group"
+    note = (
+        f"{count} images are exact copies of one another, in {len(copies)} sets; each set is "
+        "one group"
+    )
     return replace(images, groups=joined(images.groups, copies), notes=(*images.notes, note))
 
 # %% ../../nbs/110_data.splits.ipynb #0962d0fa
-IMAGE_SPLIT = "split by image, not by group: images of one patient and copies of one image may stand on both sides"
+IMAGE_SPLIT = (
+    "split by image, not by group: images of one patient and copies of one image may "
+    "stand on both sides"
+)
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,10 @@ def assert_no_leakage(parts: Mapping[str, ImageSet]) -> None:
     if found:
         name = next(iter(parts.values())).name
         raise DataError(
-            f"{name}: {found[0]}; {len(found)} such findings; expected groups and copies on one side only: "
-            "join the groups (data.split.merge_duplicates), or ask for split='image', which marks results"
+            f"{name}: {found[0]}; {len(found)} such findings; expected groups and copies on one "
+            "side only: "
+            "join the groups (data.split.merge_duplicates), or ask for split='image', which "
+            "marks results"
         )
 
 # %% ../../nbs/110_data.splits.ipynb #fcdc4ef5
@@ -168,7 +176,8 @@ def _assign_splits(
         groups = sorted(set(images.groups[images.labels == label]) - set(mixed))
         if len(groups) < len(wanted):
             raise DataError(
-                f"{images.name}: class {images.classes[label]} has {len(groups)} groups; expected at least "
+                f"{images.name}: class {images.classes[label]} has {len(groups)} groups; "
+                "expected at least "
                 f"{len(wanted)}, one for each of {', '.join(wanted)}"
             )
         order = torch.randperm(len(groups), generator=stream(seed, "split", int(label)))
@@ -215,7 +224,8 @@ def _requested_sizes(images: ImageSet, sizes: Mapping[str, int | float]) -> dict
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, (int, float)) or not 0 < size < math.inf:
             raise ConfigError(
-                f"size of part {name} is {size!r}; expected a number of images, or a share from 0 to 1"
+                f"size of part {name} is {size!r}; expected a number of images, or a share from "
+                "0 to 1"
             )
         wanted[name] = size if isinstance(size, int) else size * len(images)
     if not wanted or sum(wanted.values()) > len(images) + 1e-6:

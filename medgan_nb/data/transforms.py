@@ -131,7 +131,8 @@ def load_preprocessed(
     for path, image in zip(paths, images):
         if image.dtype != images[0].dtype:
             raise DataError(
-                f"{printable(path)}: {image.dtype} pixels while {printable(paths[0].name)} has {images[0].dtype}; "
+                f"{printable(path)}: {image.dtype} pixels while {printable(paths[0].name)} has "
+                f"{images[0].dtype}; "
                 "expected one depth in a set"
             )
     return torch.from_numpy(np.stack(images)[:, None])

@@ -32,7 +32,8 @@ def _as_rf(rf, name: str = "rf") -> Tensor:
     rf = rf.detach() if isinstance(rf, Tensor) else torch.from_numpy(np.ascontiguousarray(rf))
     if rf.ndim < 2 or rf.shape[-2] < 4 or rf.shape[-1] < 1 or rf.is_complex():
         raise DataError(
-            f"{name}: {rf.dtype} of shape {tuple(rf.shape)}; expected real numbers (..., depth, lines)"
+            f"{name}: {rf.dtype} of shape {tuple(rf.shape)}; expected real numbers (..., depth, "
+            "lines)"
         )
     if rf.is_floating_point():
         check_finite(rf.cpu().numpy(), name)

@@ -79,7 +79,7 @@ class DaskPool:
         "Disconnect; the cluster keeps running."
         self._client.close()
 
-
+# %% ../../nbs/735_experiments.cluster.ipynb #867c57cf
 def _run_on_worker(
     spec: RunSpec,
     slots: dict[str, int],

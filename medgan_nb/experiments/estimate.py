@@ -56,7 +56,7 @@ def _benchmark_rows(spec: RunSpec) -> list[dict]:
     with open(path, newline="", encoding="utf-8") as file:
         return [row for row in csv.DictReader(file) if wanted.items() <= row.items()]
 
-
+# %% ../../nbs/745_experiments.estimate.ipynb #56a41144
 def estimate_run(spec: RunSpec) -> dict:
     """What a run will need.
 

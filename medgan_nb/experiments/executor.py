@@ -120,7 +120,7 @@ def run_once(
         lease.release(outcome)
     return outcome
 
-
+# %% ../../nbs/725_experiments.executor.ipynb #3e6883e5
 def new_failure(folder: Path, retry_up_to: int | None, number: int) -> str:
     "How the run failed under lease `number`, if that is later than `retry_up_to`; otherwise empty."
     if retry_up_to is None or number <= retry_up_to:
@@ -162,7 +162,7 @@ def _execute_run(
         _terminate(process)
     return _finalize(spec, process.returncode)
 
-
+# %% ../../nbs/725_experiments.executor.ipynb #321be6c8
 def _wait_for_orphans(folder: Path, seconds: float = 60.0) -> None:
     "Wait until the kernel of a killed process has exited; one that stays belongs to a user."
     try:
@@ -174,7 +174,7 @@ def _wait_for_orphans(folder: Path, seconds: float = 60.0) -> None:
             "and repeat the command"
         ) from None
 
-
+# %% ../../nbs/725_experiments.executor.ipynb #34e14133
 def _launch(spec: RunSpec, threads: int) -> subprocess.Popen:
     "Start the process of a run in the background; its output goes to run.log."
     spec.folder.mkdir(parents=True, exist_ok=True)
@@ -230,7 +230,7 @@ def _finalize(spec: RunSpec, exit_status: int) -> str:
     atomic_write(folder / "failure.txt", failure)
     return redact_text(line, private_folders)
 
-
+# %% ../../nbs/725_experiments.executor.ipynb #06b2202c
 def _failure_reason(folder: Path, exit_status: int) -> tuple[str, str]:
     """What ended a run: one line, and the traceback.
 
@@ -258,7 +258,7 @@ def _failure_reason(folder: Path, exit_status: int) -> tuple[str, str]:
         )
     return f"exit status {exit_status}: {message}", text
 
-
+# %% ../../nbs/725_experiments.executor.ipynb #78f4c6de
 def _first_line(cell: dict) -> str:
     "The first line of a cell's code that is not empty, shortened."
     lines = [line for line in "".join(cell["source"]).splitlines() if line.strip()]

@@ -38,7 +38,7 @@ def _machine_folders() -> list[Path]:
     ]
     return [Path(folder) for folder in folders]
 
-
+# %% ../../nbs/715_experiments.redact.ipynb #5a8ab807
 def _machine_names() -> list[str]:
     "The machine's name, unless it is so short or common that ordinary text would contain it."
     name = platform.node().split(".")[0]
@@ -70,7 +70,7 @@ def _last_name(match: re.Match) -> str:
     "The last name of a matched path."
     return re.split(r"[/\\]", match[0])[-1]
 
-
+# %% ../../nbs/715_experiments.redact.ipynb #1f6e3ffc
 def _replacements(folders: Iterable[Path | str]) -> list[tuple[re.Pattern, Callable | str]]:
     "Patterns and what replaces them, in this order."
     names = [
@@ -86,7 +86,7 @@ def _replace(text: str, replacements: list[tuple[re.Pattern, Callable | str]]) -
         text = pattern.sub(replacement, text)
     return text
 
-
+# %% ../../nbs/715_experiments.redact.ipynb #65a78a3c
 def redact_text(text: str, folders: Iterable[Path | str] = ()) -> str:
     """A text without traces of this machine.
 
@@ -131,7 +131,7 @@ def redact_notebook(text: str, folders: Iterable[Path | str] = ()) -> str:
         )
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
 
-
+# %% ../../nbs/715_experiments.redact.ipynb #5257d6a5
 def _map_text(value, function: Callable[[str], str]):
     "Notebook content with a function applied to every text except images."
     if isinstance(value, dict):

@@ -256,7 +256,7 @@ def open_run(
         retain_heap()
     return Run(folder, read_json(folder / "config.json"), data, str(pick_device(device)), lock)
 
-
+# %% ../../nbs/710_experiments.run.ipynb #cf5bc742
 def load_run(folder: Path | str) -> Run:
     """A finished run, read from its folder.
 

@@ -45,7 +45,7 @@ def _progress(folder: Path) -> dict:
         "seconds_left": max(0.0, images_left / max(images_per_second, 1e-9)),
     }
 
-
+# %% ../../nbs/750_experiments.status.ipynb #639bda03
 def run_status(folder: Path, config: dict | None = None) -> dict:
     """One run as a row of the status table.
 
@@ -78,7 +78,7 @@ def run_status(folder: Path, config: dict | None = None) -> dict:
     in_notebook = lease.number == 0 and _is_open_in_notebook(folder)
     return row | {"state": "running" if in_notebook else INTERRUPTED} | _progress(folder)
 
-
+# %% ../../nbs/750_experiments.status.ipynb #6392a578
 def _is_done(folder: Path, config: dict | None) -> bool:
     try:
         return is_done(folder, config or read_json(folder / "config.json"))

@@ -60,7 +60,7 @@ def check_parameters(given: dict, defaults: dict, renamed: dict[str, str] | None
         for name, default in defaults.items()
     }
 
-
+# %% ../../nbs/700_experiments.study.ipynb #b62997c5
 def _convert(name: str, value, kind: type):
     "A value in its default's type. Text is converted; whatever would lose information is refused."
     error = ConfigError(f"parameter {name} is {value!r}; expected {kind.__name__}")
@@ -136,7 +136,7 @@ class Study:
     narrative: Callable[[list], str]
     labels: dict[str, str] = field(default_factory=dict)
 
-
+# %% ../../nbs/700_experiments.study.ipynb #56967d20
 def project_root() -> Path:
     "The project's folder if the package runs from a checkout, otherwise the current folder."
     root = Path(medgan_nb.__file__).resolve().parent.parent

@@ -148,7 +148,7 @@ def _submit_all(sweep: Sweep) -> None:
         retry_up_to = sweep._ended_before[spec.folder]
         sweep._futures[spec.folder] = sweep.pool.submit(spec, retry_up_to=retry_up_to)
 
-
+# %% ../../nbs/755_experiments.sweep.ipynb #2c6081c4
 def _collect_outcomes(sweep: Sweep) -> None:
     "Collect outcomes, poll the runs of other processes and log progress until nothing is left."
     specs = {spec.folder: spec for spec in sweep.specs}

@@ -109,7 +109,8 @@ TEMPLATE = """<!doctype html>
 {%- endmacro %}
 {%- macro table(rows, caption) -%}
 <div class=wide><table>{% if caption %}<caption>{{ caption }}</caption>{% endif %}
-<thead><tr>{% for column in columns(rows) %}<th>{{ headings.get(column, column) }}{% endfor %}</thead>
+<thead><tr>{% for column in columns(rows) %}
+<th>{{ headings.get(column, column) }}{% endfor %}</thead>
 <tbody>{% for row in rows %}<tr>{% for column in columns(rows) -%}
 {% if column == "verdict" %}<td class=short>{{ verdict(row.verdict or "") }}
 {%- elif row[column] is number %}<td class=number>{{ number(row[column]) }}
@@ -124,25 +125,30 @@ TEMPLATE = """<!doctype html>
 <table class=claims><thead><tr><th>study<th>claim of the paper<th>verdicts<th>they rest on</thead>
 {% for part in parts %}<tr><td><a href="#{{ part.study.name }}">{{ part.study.name }}</a>
 <td>{{ part.study.claim }}
-<td>{% if part.runs %}{{ verdict_list(verdicts(part.tables)) }}{% else %}no finished run yet{% endif %}
+<td>{% if part.runs %}{{ verdict_list(verdicts(part.tables)) }}
+{%- else %}no finished run yet{% endif %}
 <td>{{ basis(part) }}
 {% if part.published %}<tr><td><td class=muted>the published runs of this study
-<td>{{ verdict_list(verdicts(part.published)) }}<td>outputs/published/{{ part.study.name }}{% endif %}
+<td>{{ verdict_list(verdicts(part.published)) }}
+<td>outputs/published/{{ part.study.name }}{% endif %}
 {% endfor %}</table>
 <details open><summary>How to read the tables</summary><p><b>ours [interval]</b>: our number and its
 interval. <b>real baseline</b>: what held-out real images score under the same protocol.
 <b>copy baseline</b>: what a copy of the training set scores. <b>consistent</b>,
 <b>inconsistent</b>: whether the paper's number lies in our interval, said only where data, feature
 network and length are the paper's. <b>supported</b>, <b>contradicted</b>, <b>inconclusive</b>: our
-interval of a difference lies wholly on the side that is claimed, wholly on the other, or holds zero.
-<b>single run</b>: fewer than three trainings, which give no direction. <b>not comparable</b>: why not
+interval of a difference lies wholly on the side that is claimed, wholly on the other, or holds
+zero.
+<b>single run</b>: fewer than three trainings, which give no direction.
+<b>not comparable</b>: why not
 stands beside it. Simulated images are never set against a paper's number.</p></details>
 {% for part in parts %}<section id="{{ part.study.name }}">
 <h2>{{ part.study.name }}: {{ part.study.title }}</h2><p class=claim>{{ part.study.claim }}</p>
 {% if not part.runs %}<p class=muted>No finished run yet:
 <code>medgan-nb reproduce {{ part.study.name }}</code>.</p>
 {% else %}<p>{{ part.study.narrative(part.runs) }}</p><p class=muted>{{ basis(part) }}</p>
-{% if part.missing %}<p class=partial><b>Partial.</b> {{ n_done(part) }} runs of this preset are done,
+{% if part.missing %}<p class=partial><b>Partial.</b>
+{{ n_done(part) }} runs of this preset are done,
 and every table here is over those alone. Missing: {{ missing(part) }}.</p>{% endif %}
 <h3>Verdicts</h3>{{ table(with_verdict(part.tables), caption(part)) }}
 {% for name, rows in part.tables.items() %}<h3>{{ name.replace("_", " ") }}</h3>

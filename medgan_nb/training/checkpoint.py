@@ -77,7 +77,8 @@ def read(path: Path | str) -> dict:
         ) from error
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(
-            f"{path}: {len(data)} bytes that are not a checkpoint of medgan_nb ({type(error).__name__}: {error}); "
+            f"{path}: {len(data)} bytes that are not a checkpoint of medgan_nb "
+            f"({type(error).__name__}: {error}); "
             "delete the file to start over, or restore it"
         ) from error
 
@@ -85,7 +86,7 @@ def read(path: Path | str) -> dict:
 def state_tree(state: State) -> dict:
     "What a checkpoint holds of a `State`."
     tree = {"step": state.step, "seconds": state.seconds}
-    for key in ("G", "D", "opt_G", "opt_D", "augment", "memory"):
+    for key in ("G", "D", "opt_G", "opt_D", "augment", "regularizer_state"):
         tree[key] = getattr(state, key).state_dict()
     if state.callbacks:
         tree["callbacks"] = state.callbacks.state_dict()
@@ -112,7 +113,7 @@ def load_state(path: Path | str, state: State, identity: dict) -> State:
     found = read(path)
     refuse_other(path, found, identity)
     tree = found["state"]
-    for key in ("G", "D", "augment", "memory", "callbacks", "G_ema"):
+    for key in ("G", "D", "augment", "regularizer_state", "callbacks", "G_ema"):
         if key in tree:
             load_into(getattr(state, key), tree[key], f"{path} ({key})")
     for key in ("opt_G", "opt_D"):
@@ -131,7 +132,8 @@ def refuse_other(path: Path | str, found: dict, identity: dict) -> None:
             for key in sorted(differ)
         )
         raise ConfigError(
-            f"{path}: belongs to another run; differs in {what}. Use another folder or delete the file"
+            f"{path}: belongs to another run; differs in {what}. Use another folder or delete "
+            "the file"
         )
 
 

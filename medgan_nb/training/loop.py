@@ -51,7 +51,7 @@ def train_step(state: State, images: ImageSet, seed: int) -> dict[str, Tensor]:
             x_fake, y_fake = generate_batch(state, images, batch, seed)
         log = d_step(state, batch.x, batch.y, x_fake, y_fake)
     partner = reference_batch(state, images, batch, x_fake)
-    state.masks = partner.masks
+    state.reference_masks = partner.masks
     log |= g_step(state, partner.x, x_fake, y_fake)
     update_ema(state)
     state.step += 1
@@ -207,7 +207,7 @@ def train(
         else None
     )
     state = init_state(recipe, seed, device, "bf16" if dtype == torch.bfloat16 else "fp32", counts)
-    state.total, state.folder = total, files.folder
+    state.total_steps, state.folder = total, files.folder
     if callbacks:
         state.callbacks = _build_callbacks(callbacks, seed, state.device)
         identity["callbacks"] = [{name: each.describe()} for name, each in state.callbacks.items()]
@@ -271,10 +271,13 @@ def run(
             disable=not bar,
             mininterval=1.0,
             unit_scale=False,
-            bar_format="{desc} {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} kimg [{elapsed}<{remaining}]{postfix}",
+            bar_format=(
+                "{desc} {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} kimg "
+                "[{elapsed}<{remaining}]{postfix}"
+            ),
         ) as progress,
     ):
-        while state.step < total and not state.stop:
+        while state.step < total and not state.stop_reason:
             for key, value in train_step(state, images, seed).items():
                 sums.setdefault(key, []).append(value)
             if state.step % every and state.step < total:

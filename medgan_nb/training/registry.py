@@ -159,7 +159,7 @@ def stylegan2_ada_recipe(
     NeurIPS 2020); `settings` as for `stylegan2_recipe`.
     """
     augment = partial(
-        AdaptiveAugment, pipe=augpipe, filter=ada_filter, target=ada_target, kimg=ada_kimg
+        AdaptiveAugment, pipe=augpipe, resampling=ada_filter, target=ada_target, kimg=ada_kimg
     )
     return replace(
         stylegan2_recipe(size, n_classes, **settings), name="stylegan2_ada", augment=augment

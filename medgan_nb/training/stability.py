@@ -43,7 +43,8 @@ def gaussian_grid(n: int, size: int = 16, side: int = 4, seed: int = 0) -> Image
     """
     if size % side or size < 4 * side or n < side * side:
         raise ConfigError(
-            f"{n} images of {size} px with {side} x {side} cells; expected a multiple of {side} px, 4 px a cell or more, and an "
+            f"{n} images of {size} px with {side} x {side} cells; expected a multiple of {side} "
+            "px, 4 px a cell or more, and an "
             "image a cell"
         )
     draw, mode, cell = stream(seed, "spots"), torch.arange(n) % (side * side), size / side

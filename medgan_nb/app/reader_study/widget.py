@@ -50,7 +50,8 @@ def append(path: Path, row: dict) -> bool:
                 os.fsync(file.fileno())
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written ({error.strerror}); choose another folder. The answers before this one are kept"
+            f"{path}: cannot be written ({error.strerror}); choose another folder. The answers "
+            "before this one are kept"
         ) from error
     return True
 

@@ -106,7 +106,7 @@ def live_curve(seconds: float = 5.0, panel: tuple[str, dict] = WASSERSTEIN) -> C
     shown = {"handle": None, "next": time.monotonic() + seconds}
 
     def hook(state: State, log: list[dict]) -> None:
-        ended, begun = state.step >= state.total or bool(state.stop), time.monotonic()
+        ended, begun = state.step >= state.total_steps or bool(state.stop_reason), time.monotonic()
         if not ended and (begun < shown["next"] or len(log) < 2):
             return
         strip = samples_now(state)

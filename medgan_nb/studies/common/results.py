@@ -124,7 +124,8 @@ def from_row(row: dict) -> Result:
     names = {f.name for f in fields(Result)}
     if not isinstance(row, dict) or set(row) != names:
         raise DataError(
-            f"a result with fields {', '.join(map(str, row))[:200]}; expected {', '.join(sorted(names))}"
+            f"a result with fields {', '.join(map(str, row))[:200]}; expected "
+            f"{', '.join(sorted(names))}"
         )
     return Result(**row)
 

@@ -85,7 +85,10 @@ def table4_audit() -> list[Comparison]:
                 "% of real images correct",
                 100 * sum(left[0]) / (n_b + n_m),
                 paper=95.0,
-                note=f"{' or '.join(str(b + m) for b, m in left)} of {n_b} + {n_m} real scans, training scans among them; row Real says 95 % of 40",
+                note=(
+                    f"{' or '.join(str(b + m) for b, m in left)} of {n_b} + {n_m} real scans, "
+                    "training scans among them; row Real says 95 % of 40"
+                ),
             )
         )
     test = printed["Real"]["B"]["n"], printed["Real"]["M"]["n"]
@@ -104,7 +107,10 @@ def table4_audit() -> list[Comparison]:
             "Real",
             "benign test scans",
             test[0],
-            note=f"a stratified fifth of 96 and 104 scans is 19 and 21; printed are {test[0]} and {test[1]}",
+            note=(
+                f"a stratified fifth of 96 and 104 scans is 19 and 21; printed are {test[0]} "
+                f"and {test[1]}"
+            ),
         )
     )
     generated = [sum(counts[f"{model}-G"][0]) for model in ("M0", "M1")]

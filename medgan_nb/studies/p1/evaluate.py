@@ -286,7 +286,8 @@ def leakage_results(outcomes: dict[str, list[dict]]) -> list[Result]:
                 ci_method="Wilson",
                 n=n,
                 note=(
-                    f"{len(each)} splits; {100 * shared / n:.0f} % of test images have another image "
+                    f"{len(each)} splits; {100 * shared / n:.0f} % of test images have another "
+                    "image "
                     "of their lesion in training"
                 ),
             )
@@ -437,7 +438,8 @@ def results(
     classified, segmented = classify_images(run, synthetic), segment_images(run, synthetic)
     share = 100 * segmented["segmented"]
     progress(
-        f"classifier and U-Nets done: U-Net A segments a lesion in {share:.0f} % of the synthetic images"
+        f"classifier and U-Nets done: U-Net A segments a lesion in {share:.0f} % of the "
+        "synthetic images"
     )
     groups = run.data["test"].groups
     predictions = {"classify": classified, "segment": segmented, "groups": groups}

@@ -28,7 +28,7 @@ from ..common.generated import generated_set, save_pngs
 from . import tables
 from .callbacks import AuxClassifier, Curves
 from ...training.batch import flip_rotate_scale
-from ...training.callbacks import EarlyStop, ProgressiveGrowing
+from ...training.callbacks import EarlyStop, GrowthSchedule
 from ...training.loop import Trained, train
 from ...training.recipe import Recipe
 from ...training.registry import OASBUD, model_recipe
@@ -236,7 +236,8 @@ def load_images(dataset: str, data_dir: str, size: int, resize_mode: str) -> Ima
     if images.masks is None or not set(CLASSES) <= set(names):
         masks = "" if images.masks is not None else ", no masks"
         raise DataError(
-            f"{images.name}: classes {', '.join(images.classes)}{masks}; this study needs benign and "
+            f"{images.name}: classes {', '.join(images.classes)}{masks}; this study needs benign "
+            "and "
             "malignant lesions with masks: oasbud, busi or a simulated breast ultrasound set"
         )
     wanted = [names.index(name) for name in CLASSES]
@@ -311,7 +312,7 @@ def callbacks(run: Run) -> dict[str, Callable]:
     def growing():
         patience = max(0.02, 2 / settings["ticks"]) * kimg
         stages = growth_resolutions(size, settings["growing"])
-        return ProgressiveGrowing(stages, "fd", patience, settings["fade_in"])
+        return GrowthSchedule(stages, "fd", patience, settings["fade_in"])
 
     builders = {"aux": auxiliary, "curves": lambda: Curves(images, compared, seed)}
     if settings["growing"] != "off":
@@ -395,7 +396,8 @@ STUDY = Study(
     notebook="p1_oasbud_hybrid",
     claim=(
         "A class-conditional GAN trained on 200 images of 100 lesions makes images whose class a "
-        "classifier recovers for 82 %, and that alone train a U-Net to a Dice of 74.8 % on real images; "
+        "classifier recovers for 82 %, and that alone train a U-Net to a Dice of 74.8 % on real "
+        "images; "
         "Model 0 is better than Model 1."
     ),
     parameters=PARAMETERS,

@@ -476,7 +476,8 @@ def _segmentation_sentence(arms: dict[str, dict]) -> str:
     "Dice of the U-Nets."
     if "synthetic" not in arms:
         return (
-            "The U-Net trained on real images found no lesion in any generated image, so none could "
+            "The U-Net trained on real images found no lesion in any generated image, so none "
+            "could "
             "be trained on them."
         )
     synthetic, real = arms["synthetic"], arms["real"]
@@ -486,7 +487,8 @@ def _segmentation_sentence(arms: dict[str, dict]) -> str:
     )
     return (
         f"A U-Net trained on generated images only segments lesions with a Dice of {lesion:.2f}; "
-        f"printed the paper's way, as a mean with the background, that is {two_class:.2f}. The U-Net "
+        f"printed the paper's way, as a mean with the background, that is {two_class:.2f}. The "
+        "U-Net "
         f"that made the pseudo-masks reaches {own:.2f}."
     )
 
@@ -504,11 +506,12 @@ def _collapse_sentence(runs: list[Run]) -> str:
 
 def _leakage_sentence(runs: list[Run]) -> str:
     differences = select(aggregate(results_of(runs, "leakage")), "accuracy (points)")
-    return " ".join(
-        "Splitting by image instead of by lesion changes accuracy by "
-        f"{format_interval(r, '+.1f').replace(' (', ' points (') if r.ci_low is not None else f'{r.value:+.1f} points'}."
-        for r in differences
-    )
+    sentences = []
+    for r in differences:
+        points = format_interval(r, "+.1f").replace(" (", " points (", 1)
+        points += "" if "points" in points else " points"
+        sentences.append(f"Splitting by image instead of by lesion changes accuracy by {points}.")
+    return " ".join(sentences)
 
 
 def markdown_results(runs: list[Run]) -> str:

@@ -61,7 +61,10 @@ def grid_fact() -> Comparison:
         "printed means that are multiples of 1/1400 = 1/(5 x 280)",
         "of 16",
         sum(on_grid(m, 5 * test) for m in means),
-        note=f"by chance about {16 * 5 * test / 10000:.1f}; no coarser grid fits more than {best}; not: {odd}",
+        note=(
+            f"by chance about {16 * 5 * test / 10000:.1f}; no coarser grid fits more than "
+            f"{best}; not: {odd}"
+        ),
     )
 
 # %% ../../../nbs/844_studies.p2.audit.ipynb #7d8766a3
@@ -80,7 +83,10 @@ def headline_facts() -> list[Comparison]:
             "FID at 50 images, StyleGAN2 to DiffAugment",
             "% of the old value",
             100 * (worse - better) / worse,
-            note=f"printed as 64.2 %, which is {100 * (worse - better) / better:.2f} % of the new value",
+            note=(
+                f"printed as 64.2 %, which is {100 * (worse - better) / better:.2f} % of the "
+                "new value"
+            ),
         )
     )
     new, old = (
@@ -93,7 +99,10 @@ def headline_facts() -> list[Comparison]:
             "F1 at 100 images, real only to ADA",
             "% of the old value",
             100 * (new - old) / old,
-            note=f"printed as 15.3 %, which is {100 * (new - old) / new:.2f} % of the new value; {new - old:.2f} points",
+            note=(
+                f"printed as 15.3 %, which is {100 * (new - old) / new:.2f} % of the new value; "
+                f"{new - old:.2f} points"
+            ),
         )
     )
     return found
@@ -122,7 +131,10 @@ def t_test_facts() -> list[Comparison]:
             f"n = {r['n']}, {r['gan']}",
             "p, unpaired",
             unpaired_p(r, base_of(rows, r["n"])),
-            note=f"printed {r['p']}, after Holm {min(1.0, a):.2g}; gain {r['mean'] - base_of(rows, r['n'])['mean']:+.2f} points",
+            note=(
+                f"printed {r['p']}, after Holm {min(1.0, a):.2g}; gain "
+                f"{r['mean'] - base_of(rows, r['n'])['mean']:+.2f} points"
+            ),
         )
         for r, a in zip(compared, adjusted)
     ]
@@ -155,7 +167,10 @@ def measure_facts() -> list[Comparison]:
             "SSIM: largest less smallest of 12 means",
             "SSIM",
             max(ssim) - min(ssim),
-            note=f"standard deviations of {min(float(r['ssim_std']) for r in table1)} to {max(float(r['ssim_std']) for r in table1)}",
+            note=(
+                f"standard deviations of {min(float(r['ssim_std']) for r in table1)} to "
+                f"{max(float(r['ssim_std']) for r in table1)}"
+            ),
         )
     )
     for k in (3, 5):

@@ -229,7 +229,8 @@ def _check_counts(used: dict[str, ImageSet], settings: dict, split_seed: int) ->
         if len(used[part]) < MIN_IMAGES:
             raise DataError(
                 f"{used['all'].name}: {len(used[part])} {title} images out of {len(used['all'])}; "
-                f"expected {MIN_IMAGES} or more, as the measures look at five neighbours: give more "
+                f"expected {MIN_IMAGES} or more, as the measures look at five neighbours: give "
+                "more "
                 "images, or a larger dataset_size"
             )
 
@@ -345,8 +346,10 @@ STUDY = Study(
     title="StyleGAN2, ADA and DiffAugment on 500 to 50 ultrasound images",
     notebook="p2_stylegan2_small_data",
     claim=(
-        "With 500 down to 50 training images ADA and DiffAugment keep FID well below plain StyleGAN2, "
-        "and classifiers trained with as many synthetic images again score higher than on real images "
+        "With 500 down to 50 training images ADA and DiffAugment keep FID well below plain "
+        "StyleGAN2, "
+        "and classifiers trained with as many synthetic images again score higher than on real "
+        "images "
         "alone."
     ),
     parameters=PARAMETERS,

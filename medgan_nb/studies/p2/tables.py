@@ -260,7 +260,7 @@ def table2(runs: list[Run]) -> list[Comparison]:
         for control, claim in (("real", 1), ("copies100", 0)):
             result, p, p_paired = arm_difference(repeats, "synthetic100", control)
             note = (
-                f"paired t as published p = {p_paired:.2g}" if claim else "same count, same steps"
+                f"paired t as published p = {p_paired:.2g}" if claim else ("same count, same steps")
             )
             result = replace(result, condition=condition | result.condition, note=note)
             p_values.append(p)
@@ -474,7 +474,8 @@ def _memorization_sentence(runs: list[Run]) -> str:
     most = max(flagged, key=lambda result: result.value)
     n, model = most.condition["n_train"], LABELS[most.condition["model"]]
     return (
-        f"At most {most.value:.1f} % of the synthetic images of a condition are flagged as memorized "
+        f"At most {most.value:.1f} % of the synthetic images of a condition are flagged as "
+        "memorized "
         f"(n = {n}, {model}); of fresh real images {most.real_baseline:.0f} % would be."
     )
 
@@ -504,7 +505,9 @@ def markdown_results(runs: list[Run]) -> str:
     headings = {
         "n": "training images",
         "model": "model",
-        "distance": f"{format_metric(Result(table='', metric='FD', feature_network=network))} to held-out",
+        "distance": (
+            f"{format_metric(Result(table='', metric='FD', feature_network=network))} to held-out"
+        ),
         "real": "real images",
         "copies": "copies",
         "gain": "+100 % synthetic (micro-F1 points)",

@@ -239,7 +239,7 @@ def build_recipe(model: str, settings: dict, n_classes: int) -> Recipe:
 
 def save_raw_weights(state: State, log: list[dict]) -> None:
     "A hook of a training: the generator's own weights as `raw.safetensors`, at the end."
-    if state.step >= state.total:
+    if state.step >= state.total_steps:
         write(state.folder / "raw.safetensors", dict(state.G.state_dict()))
 
 
@@ -305,7 +305,8 @@ STUDY = Study(
     title="A hybrid MLP-CNN generator with WGAN-GP on mammograms",
     notebook="p3_hybrid_mlp_cnn",
     claim=(
-        "A WGAN-GP whose generator joins an MLP with a CNN makes mammograms close to real ones, and its "
+        "A WGAN-GP whose generator joins an MLP with a CNN makes mammograms close to real ones, "
+        "and its "
         "training is stable: no mode collapse, no vanishing gradients. (No number of the thesis is "
         "available.)"
     ),

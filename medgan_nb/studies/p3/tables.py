@@ -263,7 +263,8 @@ def _texture_sentence(runs: list[Run]) -> str:
         return ""
     value, real = (np.mean([getattr(r, name) for r in ks]) for name in ("value", "real_baseline"))
     return (
-        f"In texture (Sobel and GLCM) they lie {value:.2f} from the training images by KS distance, "
+        f"In texture (Sobel and GLCM) they lie {value:.2f} from the training images by KS "
+        "distance, "
         f"where images of other patients lie {real:.2f}."
     )
 

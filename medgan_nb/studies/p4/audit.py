@@ -18,7 +18,7 @@ def _wilson_fact(item: str, k: int, n: int) -> Comparison:
     low, high = wilson_interval(k, n)
     interval = {"ci_low": 100 * low, "ci_high": 100 * high, "ci_method": "Wilson"}
     return fact(
-        "p4", item, "accuracy (%)", 100 * k / n, note="interval of the printed number", **interval
+        "p4", item, "accuracy (%)", 100 * k / n, note=("interval of the printed number"), **interval
     )
 
 

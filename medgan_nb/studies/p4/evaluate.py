@@ -207,7 +207,9 @@ def quality_results(run: Run, synthetic: ImageSet) -> list[Result]:
         n=sets.n,
         real_baseline=mean_ssim(sets.held_out),
         copy_baseline=mean_ssim(sets.train),
-        note="random pairs within a set; above the real baseline means less diverse than real images",
+        note=(
+            "random pairs within a set; above the real baseline means less diverse than real images"
+        ),
     )
     return [*results, diversity, *memorization_results(sets)]
 

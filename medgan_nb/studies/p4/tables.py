@@ -314,7 +314,8 @@ def narrative(runs: list[Run]) -> str:
     if len(own) > 1:
         sd = 100 * predictions(own).correct("A").mean(1).std(ddof=1)
         sentences.append(
-            f"Training A again with another seed moves its accuracy by {sd:.1f} points (standard deviation)."
+            f"Training A again with another seed moves its accuracy by {sd:.1f} points (standard "
+            "deviation)."
         )
     if ("A_oversample", "A") in gains:
         sentences.append(_control_sentence(gains))
@@ -350,7 +351,8 @@ def _control_sentence(gains: dict) -> str:
     "What the controls gain without any new content."
     named = [f"{text} {_points(gains[arm, 'A'])}" for arm, text in CONTROLS.items()]
     return (
-        f"The controls that need no GAN: {', '.join(named)}. With A's number of steps the synthetic "
+        f"The controls that need no GAN: {', '.join(named)}. With A's number of steps the "
+        "synthetic "
         f"images give {_points(gains['B_steps', 'A'])}; against oversampling B stands at "
         f"{_points(gains['B', 'A_oversample'])}."
     )
@@ -364,7 +366,8 @@ def _memorization_sentences(runs: list[Run], differences: list[Comparison]) -> l
         epochs = flagged.condition.get("gan_epochs")
         if epochs is None and "model" not in flagged.condition:
             sentences.append(
-                f"Of the synthetic images {flagged.value:.1f} % are flagged as memorized, of fresh real "
+                f"Of the synthetic images {flagged.value:.1f} % are flagged as memorized, of "
+                "fresh real "
                 f"images {flagged.real_baseline:.0f} % would be."
             )
         if epochs is None:
@@ -372,7 +375,8 @@ def _memorization_sentences(runs: list[Run], differences: list[Comparison]) -> l
         results = [c.result for c in differences]
         for gain in select(results, arm="B", control="A", gan_epochs=epochs):
             sentences.append(
-                f"A GAN trained for {epochs} epochs ({gain.n_runs} seed): {_points(Comparison(gain))}; "
+                f"A GAN trained for {epochs} epochs ({gain.n_runs} seed): "
+                f"{_points(Comparison(gain))}; "
                 f"{flagged.value:.1f} % flagged as memorized."
             )
     return sentences
