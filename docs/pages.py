@@ -172,7 +172,8 @@ def study_page(study, runs: list, folder: Path) -> str:
     said = first + "\n\n" + "".join(f"* {sentence}\n" for sentence in more)
     text = (
         f"{head}**What our runs say.** {said}\n{link}{len(runs)} published runs, preset {preset}, "
-        f"on {data['name']} ({data['licence']}).\n\n## Verdicts\n\n{table(verdicts)}\n## Figures\n\n"
+        f"on {data['name']} ({data['licence']}).\n\n## Verdicts\n\n{table(verdicts)}\n"
+        "## Figures\n\n"
     )
     pictures = folder / study.name
     pictures.mkdir()

@@ -211,9 +211,13 @@ def test_launcher_starts_a_run_shows_its_training_stops_it_and_goes_on(lab, tmp_
             180,
         )
         assert "No runs yet" in browser.js(text)
-        browser.js("""(() => { const [study, preset] = document.querySelectorAll('.widget-dropdown select');
-            for (const [box, word] of [[study, 'p2'], [preset, 'smoke']]) { box.value = [...box.options].find(o => o.text.startsWith(word)).value;
-            box.dispatchEvent(new Event('change', {bubbles: true})); } })()""")
+        browser.js(
+            "(() => { const [study, preset] ="
+            " document.querySelectorAll('.widget-dropdown select');"
+            " for (const [box, word] of [[study, 'p2'], [preset, 'smoke']]) {"
+            " box.value = [...box.options].find(o => o.text.startsWith(word)).value;"
+            " box.dispatchEvent(new Event('change', {bubbles: true})); } })()"
+        )
         browser.click(".jupyter-button.mod-primary")
         browser.until(
             f"{text}.includes('training the GAN') && document.querySelector('.jp-OutputArea "

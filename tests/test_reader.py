@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -122,10 +123,10 @@ def wait_for(folder: Path, *patterns: str) -> list[Path]:
     "The downloaded file of each pattern, once it is whole."
     from browser import wait
 
-    return [
-        wait(lambda: next((p for p in folder.glob(pattern) if p.stat().st_size), None), 20, pattern)
-        for pattern in patterns
-    ]
+    def whole(pattern):
+        return next((path for path in folder.glob(pattern) if path.stat().st_size), None)
+
+    return [wait(partial(whole, pattern), 20, pattern) for pattern in patterns]
 
 
 @needs_chromium

@@ -198,7 +198,8 @@ def reference_batch(state: State, images: ImageSet, batch: Batch, x_fake: Tensor
 
 
 def nearest_in_class(images: ImageSet, y: Tensor, x_fake: Tensor, resolution: int = 32) -> Tensor:
-    """Position of the training image nearest to each generated one, by Euclidean distance of pixels.
+    """Position of the training image nearest to each generated one, by Euclidean distance of
+    pixels.
 
     Parameters
     ----------

@@ -359,13 +359,16 @@ def data_table(runs: list[Run]) -> list[Comparison]:
     """
     printed = {row["set"]: row for row in paper_values("2-splits")}
     data = runs[0].config["data"]
-    parts = {"all": ("all", data), "pool": ("train", data), "test": ("test", data)}
+    parts = {
+        "all": ("all", "all", data),
+        "pool": ("pool", "train", data),
+        "test": ("test", "test", data),
+    }
     for run in runs:
         n = run.config["params"]["dataset_size"]
-        parts[f"train {n}"] = (f"train{n}", run.config["data"])
+        parts[f"train {n}"] = ("train", f"train{n}", run.config["data"])
     comparisons = []
-    for part, (name, info) in parts.items():
-        key = part.split()[0]
+    for part, (key, name, info) in parts.items():
         reason = "simulated data" if info["simulated"] else ""
         for label, n in info["counts"][key].items():
             paper = printed.get(name, {}).get(label)

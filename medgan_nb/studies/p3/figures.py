@@ -222,7 +222,7 @@ def denoised(synthetic: ImageSet, n: int = 4) -> Figure:
     return image_grid(
         images,
         columns=len(fake),
-        captions=[method.partition(" (")[0] for method in METHODS for _ in range(len(fake))],
+        captions=[method for method in METHODS for _ in range(len(fake))],
     )
 
 
