@@ -165,7 +165,7 @@ class Browser:
         "Click in the middle of an element; `times=2` is a double click."
         box = self.js(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)}); "
-            "e.scrollIntoView({{block: 'center'}}); "
+            "e.scrollIntoView({block: 'center'}); "
             "const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / "
             "2]; })()"
         )

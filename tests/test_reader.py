@@ -59,7 +59,7 @@ def written(tmp_path):
 def answer(browser: Browser, letter: str, sure: int) -> None:
     "One answer by keyboard; returns when the next image is there."
     before = browser.js("document.getElementById('place').textContent")
-    browser.until("since > 0")
+    browser.until("shownAt > 0")
     for key in (letter, str(sure), "Enter"):
         browser.press(key)
     browser.until(f"document.getElementById('place').textContent !== {json.dumps(before)}")
@@ -81,12 +81,12 @@ def test_twenty_answers_by_keyboard_with_a_reload(written, tmp_path_factory):
             if k == 7:
                 browser.reload()
                 assert browser.js("document.getElementById('status').textContent").startswith(
-                    "Going on as <img"
+                    "Resuming as <img"
                 )
             assert browser.js("document.getElementById('place').textContent") == f"{k + 1} of 20"
             shown.append(browser.js("document.getElementById('image').src"))
             if k == 3:  # a comment; letters in it are no shortcuts
-                browser.until("since > 0")
+                browser.until("shownAt > 0")
                 browser.press("c")
                 browser.type("=grain like 1 2 3")
                 browser.press("Escape")
@@ -110,7 +110,7 @@ def test_twenty_answers_by_keyboard_with_a_reload(written, tmp_path_factory):
     )
     assert all(0 < a["seconds"] < 60 for a in readings[0].answers.values())
     assert json.loads(saved[0].read_text())["answers"][7]["resumed"] is True
-    done = medgan("reader", "score", saved[0], "--out", folder / "scores.csv")
+    done = medgan("reader-study", "score", saved[0], "--out", folder / "scores.csv")
     assert done.returncode == 0, done.stderr
     assert (
         "accuracy 100.0% (83.9% to 100.0%) of 20 images" in done.stdout
@@ -136,7 +136,7 @@ def test_a_double_click_counts_once_and_two_tabs_agree(written, tmp_path_factory
         browser.open((folder / "test.html").as_uri())
         browser.type("A")
         browser.click("#begin")
-        browser.until("since > 0")
+        browser.until("shownAt > 0")
         browser.click("#next", times=2)  # nothing chosen
         assert browser.js("session.answers.length") == 0
         browser.click("label:has(input[value=real]) span", times=2)
@@ -146,19 +146,19 @@ def test_a_double_click_counts_once_and_two_tabs_agree(written, tmp_path_factory
             browser.js("session.answers.map(a => a.item + a.answer + a.confidence).join()")
             == "001real4"
         )
-        browser.until("since > 0")
+        browser.until("shownAt > 0")
         # another tab has answered 002
         browser.js(
-            "(() => {const other = load(slot('A'));"
+            "(() => {const other = load(answersKey('A'));"
             " other.answers.push({item: '002', answer: 'real', confidence: 5, comment: '',"
             " seconds: 1, resumed: false, at: ''});"
-            " localStorage.setItem(slot('A'), JSON.stringify(other));})()"
+            " localStorage.setItem(answersKey('A'), JSON.stringify(other));})()"
         )
         for key in ("g", "1", "Enter"):
             browser.press(key)
         assert browser.js("session.answers.map(a => a.item + a.answer).join()") == "001real,002real"
         assert browser.js("document.documentElement.scrollWidth <= window.innerWidth")
-        browser.js("localStorage.setItem(slot('A'), '{broken')")
+        browser.js("localStorage.setItem(answersKey('A'), '{broken')")
         browser.reload()
         assert browser.js("!document.getElementById('intro').hidden") and browser.errors == []
 
@@ -204,7 +204,7 @@ def test_simulated_readers_score_as_built_and_say_so(written):
     files = [
         save_answers(folder / f"{seed}.json", simulate_reader(key, 2.0, seed)) for seed in range(3)
     ]
-    done = medgan("reader", "score", *files)
+    done = medgan("reader-study", "score", *files)
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout.count("(simulated)") == 3
@@ -225,7 +225,7 @@ def test_simulated_readers_score_as_built_and_say_so(written):
         (lambda f, key: (f / "test.key.json").unlink(), "give the .key.json of this test"),
         (
             lambda f, key: (f / "0.json").write_text('{"answers": 1'),
-            "not the answers of a reading test",
+            "not the answers of a reader study",
         ),
         (lambda f, key: (f / "0.json").write_bytes(b"\x80\x04\x95pickle"), "answers of 0 readers"),
         (
@@ -250,11 +250,11 @@ def test_simulated_readers_score_as_built_and_say_so(written):
             lambda f, key: write_json(
                 f / "test.key.json", {k: v for k, v in key.items() if k != "secret"}
             ),
-            "not the key of a reading test",
+            "not the key of a reader study",
         ),
         (
             lambda f, key: write_json(f / "test.key.json", key | {"images": {}}),
-            "not the key of a reading test",
+            "not the key of a reader study",
         ),
     ],
 )
@@ -262,13 +262,13 @@ def test_faults_are_one_line(written, spoil, message):
     folder, key = written
     save_answers(folder / "0.json", simulate_reader(key))
     spoil(folder, key)
-    done = medgan("reader", "score", folder / "0.json", cwd=folder)
+    done = medgan("reader-study", "score", folder / "0.json", cwd=folder)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.xdist_group("app")
 def test_build_from_a_run(smoke_run, tmp_path):
-    done = medgan("reader", "build", smoke_run, "--out", tmp_path / "t.html", "--n", "20")
+    done = medgan("reader-study", "build", smoke_run, "--out", tmp_path / "t.html", "--n", "20")
     assert done.returncode == 0, done.stderr
     key = json.loads((tmp_path / "t.key.json").read_text())
     assert sorted(key["truth"].values()) == ["generated"] * 10 + ["real"] * 10
@@ -279,12 +279,12 @@ def test_build_from_a_run(smoke_run, tmp_path):
     real = [source for item, source in key["source"].items() if key["truth"][item] == "real"]
     assert all("NORMAL" in source.upper() for source in real) and len(set(real)) == 10
     for words, message in (
-        (("--out", tmp_path / "t.html"), "is there already"),
+        (("--out", tmp_path / "t.html"), "exists already"),
         (("--out", tmp_path / "t.txt"), "ends in .html"),
         (("--out", tmp_path / "u.html", "--n", "7"), "expected an even number"),
         (("--out", tmp_path / "u.html", "--n", "400"), "too few"),
     ):
-        refused = medgan("reader", "build", smoke_run, *words)
+        refused = medgan("reader-study", "build", smoke_run, *words)
         assert (
             refused.returncode == 2
             and message in refused.stderr

@@ -11,7 +11,7 @@ from medgan_nb.core.errors import TrainingError
 from medgan_nb.core.files import read_jsonl
 from medgan_nb.core.random import stream
 from medgan_nb.data.dataset import ImageSet
-from medgan_nb.training.checkpoint import read
+from medgan_nb.training.checkpoint import load_tree
 from medgan_nb.training.loop import train
 from medgan_nb.training.recipe import declared
 from medgan_nb.training.registry import model_recipe
@@ -156,7 +156,7 @@ def test_nan_stops_before_the_update_and_the_checkpoint_stays_good(where, images
     assert state.step == 16
     assert all_equal(list(getattr(state, network).parameters()), before["weights"])
     assert state.regularizer_state["path_length"].value.isfinite()
-    checkpoint = read(tmp_path / "checkpoint.safetensors")
+    checkpoint = load_tree(tmp_path / "checkpoint.safetensors")
     assert checkpoint["state"]["step"] == 16
     assert all(t.isfinite().all() for t in tensors(checkpoint))
     assert not (tmp_path / "weights.safetensors").exists()

@@ -24,7 +24,7 @@ from ..experiments.run import Run, load_run
 from ..experiments.status import format_status, run_status
 from ..experiments.study import outputs_folder, project_root
 from ..studies.registry import STUDIES
-from ..training.checkpoint import load_into, read
+from ..training.checkpoint import load_into, load_tree
 from ..training.loop import Trained
 from ..training.registry import rebuild_recipe
 
@@ -146,7 +146,7 @@ def load_gan(run: Run, name: str = "") -> Trained:
     """
     gans = list_gans(run)
     path = check_choice(name or next(iter(gans)), gans, "GAN of this run")
-    checkpoint = read(path)
+    checkpoint = load_tree(path)
     try:
         recipe = rebuild_recipe(checkpoint["identity"]["recipe"])
         weights = {key: checkpoint[key] for key in ("G", "D")}
@@ -316,6 +316,6 @@ def training_images(run: Run, weights: Path) -> ImageSet:
     The fingerprint in the weights file tells which.
     """
     train = run.data["train"]
-    fingerprint = read(weights)["identity"].get("data")
+    fingerprint = load_tree(weights)["identity"].get("data")
     subsets = [train, *(train.of_class(name) for name in train.classes)]
     return next((subset for subset in subsets if subset.fingerprint == fingerprint), train)

@@ -101,7 +101,7 @@ def init_state(
     recipe: Recipe,
     seed: int,
     device: str | torch.device = "cpu",
-    precision: str | torch.dtype = "fp32",
+    precision: str = "fp32",
     class_counts: Tensor | None = None,
 ) -> State:
     """New networks and optimizers of a recipe.
@@ -114,7 +114,7 @@ def init_state(
         Fixes the initial weights.
     device : str or torch.device
         "cpu", "cuda", "cuda:N" or "auto".
-    precision : str or torch.dtype
+    precision : str
         See `core.device.pick_precision`. Weights and optimizers are always in fp32.
     class_counts : Tensor or None
         Training images of each class (n_classes,): a conditional GAN generates the classes in

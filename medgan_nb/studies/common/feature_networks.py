@@ -16,7 +16,7 @@ from ...evaluation.training import TrainConfig
 from ...experiments.run import Run
 from ...metrics.features import FeatureNetwork, inception, random_network
 from ...models.classifiers import SmallCNN
-from ...training.checkpoint import load_into, read, write
+from ...training.checkpoint import load_into, load_tree, save_tree
 
 # %% ../../../nbs/805_studies.common.feature_networks.ipynb #30f24974
 CLASSIFIER_FILE = "stages/classifier.safetensors"
@@ -24,7 +24,7 @@ CLASSIFIER_FILE = "stages/classifier.safetensors"
 
 def save_classifier(run: Run, network: nn.Module) -> None:
     "Keep a network's weights as those of the run's classifier."
-    write(run.folder / CLASSIFIER_FILE, dict(network.state_dict()))
+    save_tree(run.folder / CLASSIFIER_FILE, dict(network.state_dict()))
 
 
 def classifier_features(run: Run, network: nn.Module) -> FeatureNetwork:
@@ -47,7 +47,7 @@ def classifier_features(run: Run, network: nn.Module) -> FeatureNetwork:
         raise DataError(
             f"{path}: not found; the run's classifier is trained before its features are used"
         )
-    load_into(network, read(path), "the run's classifier")
+    load_into(network, load_tree(path), "the run's classifier")
     return FeatureNetwork("study", network.dim, network.cpu().eval().features)
 
 

@@ -18,7 +18,7 @@ from ...metrics.similarity import pearson, psnr, ssim
 from ..common.quality import same_class_partners
 from ...training.batch import Batch
 from ...training.callbacks import Callback
-from ...training.checkpoint import restore
+from ...training.checkpoint import load_optimizer
 from ...training.step import State
 
 # %% ../../../nbs/822_studies.p1.callbacks.ipynb #4ae2257d
@@ -50,7 +50,7 @@ class AuxClassifier(Callback):
         return {"optimiser": self.optimiser.state_dict()}
 
     def set_extra_state(self, state: dict) -> None:
-        restore(self.optimiser, state["optimiser"])
+        load_optimizer(self.optimiser, state["optimiser"])
 
     def enlarged(self, x: Tensor) -> Tensor:
         "Images at the side the network reads."

@@ -44,7 +44,7 @@ from medgan_nb.studies.common.quality import (
 )
 from ..common.results import Result, of_run
 from .study import build_recipe, classifier, train_and_test
-from ...training.checkpoint import read, write
+from ...training.checkpoint import load_tree, save_tree
 from ...training.loop import Trained, train
 
 # %% ../../../nbs/824_studies.p1.evaluate.ipynb #82261029
@@ -161,7 +161,7 @@ def _save_masks(run: Run, test: ImageSet, pseudo: ImageSet, outcomes: list) -> N
     for outcome in outcomes:
         predicted = torch.as_tensor(outcome.predicted_masks[:8])
         masks[f"predicted_{outcome.arm}"] = predicted.to(torch.uint8)
-    write(run.folder / "stages" / "masks.safetensors", masks)
+    save_tree(run.folder / "stages" / "masks.safetensors", masks)
 
 
 def _rounded(scores: dict) -> dict:
@@ -174,7 +174,7 @@ def load_masks(run: Run) -> dict[str, Tensor]:
     """The first held-out images with true and predicted masks, and generated images with
     pseudo-masks; all (8, 1, H, W).
     """
-    return read(run.folder / "stages" / "masks.safetensors")
+    return load_tree(run.folder / "stages" / "masks.safetensors")
 
 # %% ../../../nbs/824_studies.p1.evaluate.ipynb #2a85b2c3
 LAMBDAS = (0.0, 1.0, 10.0)

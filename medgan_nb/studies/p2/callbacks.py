@@ -18,7 +18,7 @@ from ...data.dataset import ImageSet
 from ...metrics.features import FeatureNetwork, extract_features
 from ...metrics.fid import frechet_distance
 from ..common.generated import class_labels
-from ...training.checkpoint import write
+from ...training.checkpoint import save_tree
 from ...training.loop import Trained
 from ...viz.curves import curve_with_band
 
@@ -56,7 +56,7 @@ def watch(
         )
         rows = [row for row in read_jsonl(path) if row["kimg"] < round(state.kimg, 4)]
         if distance < min((row["distance"] for row in rows), default=float("inf")):
-            write(folder / "best.safetensors", dict(state.G_ema.state_dict()))
+            save_tree(folder / "best.safetensors", dict(state.G_ema.state_dict()))
         rows.append({"kimg": round(state.kimg, 4), "distance": distance})
         atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows))
 

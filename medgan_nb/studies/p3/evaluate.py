@@ -432,9 +432,9 @@ def classifier_arm_results(run: Run, arms: dict[str, dict]) -> list[Result]:
 STABILITY_METRICS = {
     "modes": "modes",
     "clean": "clean samples (share)",
-    "signal": "generator gradient norm",
-    "minimax": "generator gradient norm, minimax loss",
-    "at_limit": "weights at the limit (share)",
+    "generator_gradient": "generator gradient norm",
+    "saturating_gradient": "generator gradient norm, minimax loss",
+    "clipped_weights": "weights at the limit (share)",
 }
 
 
@@ -450,7 +450,7 @@ def stability_results(losses: dict[str, dict]) -> list[Result]:
             for key, metric in STABILITY_METRICS.items()
             if key in last[-1]
         }
-        ratio = outcome["layers"][0] / max(outcome["layers"][-1], 1e-30)
+        ratio = outcome["layer_gradients"][0] / max(outcome["layer_gradients"][-1], 1e-30)
         values["gradient at the image over that at the last layer"] = ratio
         results += [
             Result(table="stability", metric=metric, condition={"loss": loss}, value=value)

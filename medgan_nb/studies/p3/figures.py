@@ -129,7 +129,7 @@ def stability(found: dict[str, dict]) -> Figure:
     panels = {
         "modes of 16": of("modes"),
         "clean samples (share)": of("clean"),
-        "signal to G": of("signal"),
+        "signal to G": of("generator_gradient"),
     }
     figure = line_panels(panels, "updates of the generator", log_scale=("signal to G",))
     for axes, top in zip(figure.axes, (16, 1)):
@@ -140,7 +140,8 @@ def stability(found: dict[str, dict]) -> Figure:
 def through_layers(found: dict[str, dict]) -> Figure:
     "The critic's gradient from its input (0) to its last layer, for each way to train."
     layers = {
-        name: (np.arange(len(each["layers"])), each["layers"]) for name, each in found.items()
+        name: (np.arange(len(each["layer_gradients"])), each["layer_gradients"])
+        for name, each in found.items()
     }
     what = "norm of the score's gradient"
     figure = line_panels(

@@ -24,7 +24,7 @@ from ...models.classifiers import CLASSIFIERS
 from ...models.hybrid import HYBRIDS, NORMS
 from ..common.generated import generate, save_pngs
 from . import tables
-from ...training.checkpoint import write
+from ...training.checkpoint import save_tree
 from ...training.loop import Trained, train
 from ...training.recipe import Recipe
 from ...training.registry import model_recipe
@@ -240,7 +240,7 @@ def build_recipe(model: str, settings: dict, n_classes: int) -> Recipe:
 def save_raw_weights(state: State, log: list[dict]) -> None:
     "A hook of a training: the generator's own weights as `raw.safetensors`, at the end."
     if state.step >= state.total_steps:
-        write(state.folder / "raw.safetensors", dict(state.G.state_dict()))
+        save_tree(state.folder / "raw.safetensors", dict(state.G.state_dict()))
 
 
 def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
