@@ -188,7 +188,10 @@ def test_launcher_starts_a_run_shows_its_training_stops_it_and_goes_on(lab, tmp_
     outputs = root / "launched"
     notebook(
         root / "start.ipynb",
-        [f"from medgan_nb.app.launch import launcher\nlauncher({str(outputs)!r}, every=0.3)"],
+        [
+            "from medgan_nb.app.launch import launcher\n"
+            f"launcher({str(outputs)!r}, poll_seconds=0.3)"
+        ],
     )
     text, image = (
         "document.querySelector('.jp-OutputArea').innerText",

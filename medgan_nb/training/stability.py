@@ -50,7 +50,8 @@ def gaussian_grid(n: int, size: int = 16, side: int = 4, seed: int = 0) -> Image
     """
     if size % side or size < 4 * side or n < side * side:
         raise ConfigError(
-            f"{n} images of {size} px with {side} x {side} cells; expected a multiple of {side} px, "
+            f"{n} images of {size} px with {side} x {side} cells; "
+            f"expected a multiple of {side} px, "
             "4 px a cell or more, and an image a cell"
         )
     g = stream(seed, "spots")
@@ -196,7 +197,7 @@ def _fixed_samples(state: State, n: int) -> tuple[Tensor, Tensor | None]:
 
 # %% ../../nbs/450_training.stability.ipynb #33cdeaa1
 class CriticGap(Callback):
-    """Adds Wasserstein estimates to the log, on training (`w_train`) and held-out (`w_held`) images.
+    """Log Wasserstein estimates, on training (`w_train`) and held-out (`w_held`) images.
 
     Parameters
     ----------
