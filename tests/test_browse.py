@@ -230,7 +230,7 @@ def test_launcher_starts_a_run_shows_its_training_stops_it_and_goes_on(lab, tmp_
         look(browser, "launcher_training.png")
         browser.js(f"{button('Stop')}.click(), 1")
         browser.until(f"!{button('Start')}.disabled", 180)
-        assert "What was done is kept" in browser.js(text) and "stopped" in browser.js(
+        assert "What was done is kept" in browser.js(text) and "interrupted" in browser.js(
             "document.querySelector('.jp-OutputArea table').innerText"
         )
         (run,) = outputs.glob("p2/n*")
