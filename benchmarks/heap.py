@@ -1,23 +1,22 @@
-"""Switch between the heap as the system gives it and one that keeps freed memory, within one
-process.
-"""
+"Malloc tuning: switch between the system's heap and the retained heap within one process."
 
 import ctypes
 
 from medgan_nb.core.device import retain_heap
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # parameters of mallopt in malloc.h
 
-def heap(kept):
-    """Keep freed memory in the process, or give it back as glibc does once its thresholds have
-    adapted to large blocks.
+
+def heap(retained: bool) -> None:
+    """Retain freed memory, or return it to the system.
+
+    The second is what glibc does by default once its thresholds have adapted to large blocks.
     """
-    if kept:
+    if retained:
         retain_heap()
-    else:
-        libc = ctypes.CDLL(None)
-        (
-            libc.mallopt(-4, 65536),
-            libc.mallopt(-3, 32 << 20),
-            libc.mallopt(-1, 64 << 20),
-            libc.malloc_trim(0),
-        )
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(M_MMAP_MAX, 65536)
+    libc.mallopt(M_MMAP_THRESHOLD, 32 << 20)
+    libc.mallopt(M_TRIM_THRESHOLD, 64 << 20)
+    libc.malloc_trim(0)

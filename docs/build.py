@@ -1,11 +1,9 @@
-"""Build the site: `python docs/build.py [FOLDER]`. Puts the pages together in FOLDER/_proc and lets
-Sphinx render them to FOLDER/_docs (the project's
-own folder unless another is given); a warning is an error.
+"""Build the site: `python docs/build.py [FOLDER]`.
 
-The library's pages are the notebooks of nbs/ with their stored outputs and nbdev's directives taken
-out; a reference read from the source (without
-importing it) stands at the end of each. The studies' pages and the front page are written from
-outputs/published/.
+Puts the pages together in FOLDER/_proc and lets Sphinx render them to FOLDER/_docs (the project's
+own folder unless another is given); a warning is an error. The library's pages are the notebooks of
+nbs/ with their stored outputs and a reference read from the source; the studies' pages and the
+front page are written from outputs/published/.
 """
 
 import shutil
@@ -13,39 +11,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pages import ROOT, front_page, howtos, library, studies_pages
+from library import write_library
+from pages import ROOT, published_runs, write_front_page, write_howtos, write_studies
 
 
 def main(folder: Path = ROOT) -> int:
-    "Write the pages, render them, say where the site is."
+    "Write the pages, render them, and print where the site is."
     source, target = folder / "_proc", folder / "_docs"
     for old in (source, target):
         shutil.rmtree(old, ignore_errors=True)
     source.mkdir(parents=True)
-    shutil.copy(ROOT / "docs" / "conf.py", source)
-    shutil.copy(ROOT / "docs" / "architecture.md", source)
+    for name in ("conf.py", "architecture.md"):
+        shutil.copy(ROOT / "docs" / name, source)
     shutil.copytree(ROOT / "docs" / "_static", source / "_static")
-    library(source)
-    howtos(source)
-    front_page(source, studies_pages(source))
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "sphinx",
-            "-W",
-            "--keep-going",
-            "-q",
-            "-b",
-            "html",
-            "-j",
-            "2",
-            "-d",
-            str(source / "_doctrees"),
-            str(source),
-            str(target),
-        ]
-    )
+    runs = published_runs()
+    write_library(source)
+    write_howtos(source)
+    write_studies(source, runs)
+    write_front_page(source, runs)
+    options = ["-W", "--keep-going", "-q", "-b", "html", "-j", "2", "-d", source / "_doctrees"]
+    sphinx = [sys.executable, "-m", "sphinx", *options, source, target]
+    done = subprocess.run(list(map(str, sphinx)))
     if done.returncode == 0:
         print(f"Open {target / 'index.html'}")
     return done.returncode

@@ -6,6 +6,7 @@ import html
 import sys
 from pathlib import Path
 
+from docutils.nodes import SkipNode
 from latex2mathml.converter import convert
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -56,23 +57,20 @@ html_sidebars = {"index": [], "api": []}
 
 def math_html(latex: str, display: str) -> str:
     "A formula as MathML, which browsers draw themselves; its LaTeX stands in `alttext`."
-    made = convert(
-        latex.strip().replace("\\tfrac", "\\frac").replace("\\dfrac", "\\frac"), display=display
+    latex = latex.strip()
+    mathml = convert(
+        latex.replace("\\tfrac", "\\frac").replace("\\dfrac", "\\frac"), display=display
     )
-    return made.replace("<math ", f'<math alttext="{html.escape(latex.strip(), quote=True)}" ', 1)
+    return mathml.replace("<math ", f'<math alttext="{html.escape(latex, quote=True)}" ', 1)
 
 
 def inline_math(self, node):
     self.body.append(math_html(node.astext(), "inline"))
-    from docutils.nodes import SkipNode
-
     raise SkipNode
 
 
 def block_math(self, node):
     self.body.append(f'<div class="math">{math_html(node.astext(), "block")}</div>')
-    from docutils.nodes import SkipNode
-
     raise SkipNode
 
 

@@ -1,15 +1,15 @@
-"""The pages of the site: library from nbs/, studies and front page from outputs/published/, how-tos
-from docs/.
-"""
+"The site's pages besides the library: studies and front page from the published runs, how-tos."
 
 import json
 import re
 import shutil
 from pathlib import Path
 
-from reference import anchor, cell, entry, first_line, public
-from simulation import small_sets
+from reference import escape_cell
+from simulation import detectable_accuracy, simulate_small_sets
 
+from medgan_nb.experiments.run import Run
+from medgan_nb.experiments.study import Study
 from medgan_nb.report.build import chosen, shown_run
 from medgan_nb.report.page import with_verdict
 from medgan_nb.studies.common.formatting import table_rows
@@ -17,278 +17,178 @@ from medgan_nb.studies.registry import STUDIES
 from medgan_nb.viz.grid import save_figure
 
 ROOT = Path(__file__).resolve().parent.parent
-GROUPS = {
-    "core": "Core",
-    "data": "Data",
-    "simulation": "Simulation",
-    "datasets": "Data sets",
-    "models": "Models",
-    "training": "Training",
-    "metrics": "Metrics",
-    "evaluation": "Evaluation",
-    "experiments": "Experiments",
-    "studies": "Studies",
-    "viz": "Figures",
-    "report": "Report",
-    "app": "Applications",
-    "cli": "Command line",
-    "layout": "Layout",
-}
-DIRECTIVE = re.compile(r"^\s*#\s*\|.*\n?", re.MULTILINE)
 
 
-# library
-
-
-def library(source: Path) -> None:
-    "A page a notebook of nbs/, grouped, and an index of every public name."
-    folder, index, groups = source / "library", [], {}
-    folder.mkdir()
-    for path in sorted((ROOT / "nbs").glob("[0-9]*.ipynb")):
-        book = json.loads(path.read_text(encoding="utf-8"))
-        name = path.stem.replace(".", "_")
-        book["cells"] = [made for part in book["cells"] if (made := shown(part))]
-        module = next(
-            (
-                m
-                for c in json.loads(path.read_text(encoding="utf-8"))["cells"]
-                if (m := exported_to(c))
-            ),
-            None,
-        )
-        if module:
-            index += [(node.name, module, first_line(node)) for node in public(module_file(module))]
-            book["cells"].append(markdown(reference(module)))
-        book["metadata"] = {"kernelspec": book["metadata"]["kernelspec"]}  # no widget state
-        (folder / f"{name}.ipynb").write_text(json.dumps(book), encoding="utf-8")
-        groups.setdefault(group_of(path.stem), []).append(name)
-    toc = "\n".join(
-        f"```{{toctree}}\n:caption: {title}\n:maxdepth: 1\n\n" + "\n".join(names) + "\n```\n"
-        for title, names in groups.items()
-    )
-    text = (
-        "# Library\n\nThe notebooks that the package is exported from: each explains one idea, "
-        "shows it, and asserts what must hold. A reference with signatures "
-        f"stands at the end of each page, and [every public name](../api.md) in one list.\n\n{toc}"
-    )
-    (folder / "index.md").write_text(text, encoding="utf-8")
-    api(source, index)
-
-
-def shown(part: dict) -> dict | None:
-    """A cell as a reader sees it: hidden and housekeeping cells left out, nbdev's directives taken
-    out of the rest.
-    """
-    text = "".join(part["source"])
-    if part["cell_type"] == "code" and re.search(r"#\s*\|\s*(hide|default_exp)\b", text):
-        return None
-    if part["cell_type"] == "code" and not DIRECTIVE.sub("", text).strip():
-        return None
-    return {
-        **part,
-        "source": (DIRECTIVE.sub("", text) if part["cell_type"] == "code" else text).strip("\n"),
-        "metadata": {},
-    }
-
-
-def exported_to(part: dict) -> str | None:
-    "The module a notebook exports, if this is the cell that says so."
-    found = re.search(r"#\|\s*default_exp\s+([\w.]+)", "".join(part["source"]))
-    return found and found[1]
-
-
-def module_file(module: str) -> Path:
-    return ROOT / "medgan_nb" / (module.replace(".", "/") + ".py")
-
-
-def group_of(stem: str) -> str:
-    "The package of a notebook, `405_training.losses`."
-    return GROUPS[stem.partition("_")[2].partition(".")[0]]
-
-
-def markdown(text: str) -> dict:
-    return {"cell_type": "markdown", "metadata": {}, "source": text, "id": "reference"}
-
-
-def reference(module: str) -> str:
-    "The reference of a module as one Markdown cell."
-    entries = "\n".join(entry(module, node) for node in public(module_file(module)))
-    return f"## Reference: `medgan_nb.{module}`\n\n{entries}"
-
-
-def api(source: Path, index: list[tuple[str, str, str]]) -> None:
-    "Every public name in one table."
-    rows = "\n".join(
-        f"| [{name}](#{anchor(module, name)}) | `medgan_nb.{module}` | {cell(text)} |"
-        for name, module, text in sorted(index, key=lambda row: row[0].lower())
-    )
-    (source / "api.md").write_text(
-        f"# Every public name\n\n| name | module | what it is |\n|---|---|---|\n{rows}\n",
-        encoding="utf-8",
-    )
+def published_runs() -> dict[str, list[Run]]:
+    "The published runs that are shown, by study."
+    return {name: chosen(study, ROOT / "nowhere")[0] for name, study in STUDIES.items()}
 
 
 # studies
 
+STUDIES_INDEX = """# Studies
 
-def studies_pages(source: Path) -> dict[str, tuple]:
-    "A page a study, and its notebook; returns for the front page what each study's runs are."
-    folder, found = source / "studies", {}
+Each page has the claim, what our published runs say about it, every table beside the paper's, and
+the notebook.
+
+```{toctree}
+:maxdepth: 1
+
+"""
+
+
+def write_studies(source: Path, runs: dict[str, list[Run]]) -> None:
+    "A page per study, and its notebook."
+    folder, contents = source / "studies", ""
     folder.mkdir()
     for name, study in STUDIES.items():
-        runs, _ = chosen(study, ROOT / "nowhere")
-        found[name] = (study, runs)
-        (folder / f"{name}.md").write_text(study_page(study, runs, folder), encoding="utf-8")
-        notebook(study, runs, folder)
-    toc = "\n".join(f"{name}\nThe notebook of {name} <{name}_notebook>" for name in found)
-    (folder / "index.md").write_text(
-        "# Studies\n\nEach page holds the claim, what our published runs say about it, every "
-        "table beside the paper's, and the notebook.\n\n"
-        f"```{{toctree}}\n:maxdepth: 1\n\n{toc}\n```\n",
-        encoding="utf-8",
-    )
-    return found
+        if runs[name]:
+            text = study_page(study, runs[name])
+            write_figures(study, runs[name], folder / name)
+            text = fill(text, {"figures": figure_list(folder / name)})
+        else:
+            text = study_head(study) + (
+                "No run of this study has been published yet, so nothing is said here about the "
+                f"claim.\n\n{study_links(study)}"
+            )
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+        book = json.dumps(site_notebook(study, runs[name]))
+        (folder / f"{name}_notebook.ipynb").write_text(book, encoding="utf-8")
+        contents += f"{name}\nThe notebook of {name} <{name}_notebook>\n"
+    (folder / "index.md").write_text(f"{STUDIES_INDEX}{contents}```\n", encoding="utf-8")
 
 
-def study_page(study, runs: list, folder: Path) -> str:
-    "The claim, the reading, the verdicts, figures and tables of a study."
-    head = f"# {study.name}: {study.title}\n\n**The paper's claim.** {study.claim}\n\n"
-    link = (
+def study_head(study: Study) -> str:
+    return f"# {study.name}: {study.title}\n\n**The paper's claim.** {study.claim}\n\n"
+
+
+def study_links(study: Study) -> str:
+    return (
         f"The notebook: [{study.notebook}]({study.name}_notebook.ipynb). Run it yourself: "
         f"`medgan-nb reproduce {study.name}`.\n\n"
     )
-    if not runs:
-        return head + (
-            "No run of this study has been published yet, so nothing is said here about the "
-            f"claim.\n\n{link}"
-        )
+
+
+def study_page(study: Study, runs: list[Run]) -> str:
+    "The claim, what the runs say, the verdicts, figures and tables of a study."
     tables = {
-        name: table_rows(comparisons, study.labels)
-        for name, comparisons in study.tables(runs).items()
+        title: table_rows(comparisons, study.labels)
+        for title, comparisons in study.tables(runs).items()
     }
     data, preset = runs[0].config["data"], runs[0].config["params"]["preset"]
-    verdicts = with_verdict(tables)
-    first, *more = sentences(study.narrative(runs))
-    said = first + "\n\n" + "".join(f"* {sentence}\n" for sentence in more)
-    text = (
-        f"{head}**What our runs say.** {said}\n{link}{len(runs)} published runs, preset {preset}, "
-        f"on {data['name']} ({data['licence']}).\n\n## Verdicts\n\n{table(verdicts)}\n"
-        "## Figures\n\n"
-    )
-    pictures = folder / study.name
-    pictures.mkdir()
-    for title, figure in study.figures(runs).items():
-        save_figure(figure, pictures / f"{title}.png")
-    for picture in sorted((shown_run(study, runs).folder / "figures").glob("*.png")):
-        shutil.copy(picture, pictures)
-    for picture in sorted(pictures.glob("*.png")):
-        words = caption(picture.stem)
-        text += f"### {words}\n\n![{words}]({study.name}/{picture.name})\n\n"
-    return (
-        text
-        + "## Tables\n\n"
-        + "".join(
-            f"### {name.replace('_', ' ')}\n\n{table(rows)}\n" for name, rows in tables.items()
-        )
-    )
+    first, *others = sentences(study.narrative(runs))
+    blocks = [
+        f"{study_head(study)}**What our runs say.** {first}\n",
+        "".join(f"* {sentence}\n" for sentence in others),
+        f"{study_links(study)}{len(runs)} published runs, preset {preset}, "
+        f"on {data['name']} ({data['licence']}).\n",
+        f"## Verdicts\n\n{markdown_rows(with_verdict(tables))}",
+        "## Figures\n\n{{figures}}",
+        "## Tables\n",
+    ]
+    for title, rows in tables.items():
+        blocks.append(f"### {title.replace('_', ' ')}\n\n{markdown_rows(rows)}")
+    return "\n".join(blocks)
 
 
 def sentences(text: str) -> list[str]:
-    "A text cut after its sentences."
+    "The sentences of a text."
     return re.split(r"(?<=[.!?]) (?=[A-Z0-9])", text)
 
 
-def caption(stem: str) -> str:
-    """A figure's heading from the name of its file: `fig5_6_real_images` is `Fig. 5 and 6 of the
-    paper: real images`.
-    """
-    numbers, words = re.fullmatch(r"(?:fig(\d+(?:_\d+)*)_)?(.+)", stem).groups()
-    words = words.replace("_", " ")
-    return (
-        f"Fig. {numbers.replace('_', ' and ')} of the paper: {words}"
-        if numbers
-        else words[0].upper() + words[1:]
-    )
-
-
-def table(rows: list[dict]) -> str:
-    "Rows of a report as Markdown; columns that are empty throughout are left out."
+def markdown_rows(rows: list[dict]) -> str:
+    "Rows of a table as Markdown; columns that are empty throughout are left out."
     if not rows:
         return "None.\n"
-    columns = [c for c in rows[0] if any(row[c] not in (None, "") for row in rows)]
-
-    def value(v):
-        return "" if v is None else f"{v:.4g}" if isinstance(v, float) else cell(str(v))
-
-    lines = ["| " + " | ".join(value(row[c]) for c in columns) + " |" for row in rows]
-    return (
-        "| "
-        + " | ".join(columns)
-        + " |\n|"
-        + "---|" * len(columns)
-        + "\n"
-        + "\n".join(lines)
-        + "\n"
-    )
+    columns = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[markdown_value(row[name]) for name in columns] for row in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def notebook(study, runs: list, folder: Path) -> None:
-    """The executed notebook of the run that is shown, or the notebook as it is stored, which says
-    so.
-    """
-    kept = [
-        path
-        for path in [ROOT / "docs" / "executed" / f"{study.name}.ipynb"]
-        + [run.folder / "executed.ipynb" for run in runs]
-        if path.exists()
-    ]
-    path = kept[0] if kept else ROOT / "papers" / f"{study.notebook}.ipynb"
-    book = json.loads(path.read_text(encoding="utf-8"))
-    book["metadata"] = {
-        "kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}
-    }
-    cells = [
-        {**part, "metadata": {}}
-        for part in book["cells"]
-        if "papermill-error-cell-tag" not in part["metadata"].get("tags", [])
-    ]
-    said = (
-        "As it was executed for the published run."
-        if kept
-        else "The notebook as it is stored, without outputs; "
-        f"`medgan-nb reproduce {study.name}` runs it."
-    ) + f" Source: `papers/{study.notebook}.ipynb`."
-    first = "".join(cells[0]["source"])
-    cells[0]["source"] = first.rstrip() + f"\n\n*{said}*"
-    for part in cells:
-        part["outputs"] = (
-            [calm(out) for out in part.get("outputs", []) if out.get("name") != "stderr"]
-            if part["cell_type"] == "code"
-            else None
-        )
-        if part["outputs"] is None:
-            del part["outputs"]
-    book["cells"] = cells
-    (folder / f"{study.name}_notebook.ipynb").write_text(json.dumps(book), encoding="utf-8")
+def markdown_value(value) -> str:
+    "A value as text for a table cell."
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else escape_cell(str(value))
 
 
-def calm(output: dict) -> dict:
-    "An output without what only a running notebook can show."
-    data = output.get("data")
-    return (
-        output
-        if data is None
-        else {
-            **output,
-            "data": {k: v for k, v in data.items() if "widget" not in k or "image/png" not in data},
-            "metadata": {},
-        }
-    )
+# figures of a study
 
 
-# front page and how-tos
+def write_figures(study: Study, runs: list[Run], folder: Path) -> None:
+    "The figures of all runs, and those of the run that is shown."
+    folder.mkdir()
+    for title, figure in study.figures(runs).items():
+        save_figure(figure, folder / f"{title}.png")
+    for path in (shown_run(study, runs).folder / "figures").glob("*.png"):
+        shutil.copy(path, folder)
 
-FIRST = (
+
+def figure_list(folder: Path) -> str:
+    "The figures in a folder as Markdown."
+    text = ""
+    for path in sorted(folder.glob("*.png")):
+        caption = figure_caption(path.stem)
+        text += f"### {caption}\n\n![{caption}]({folder.name}/{path.name})\n\n"
+    return text
+
+
+def figure_caption(stem: str) -> str:
+    "`fig5_6_real_images` -> `Fig. 5 and 6 of the paper: real images`."
+    numbers, title = re.fullmatch(r"(?:fig(\d+(?:_\d+)*)_)?(.+)", stem).groups()
+    title = title.replace("_", " ")
+    if not numbers:
+        return title[0].upper() + title[1:]
+    return f"Fig. {numbers.replace('_', ' and ')} of the paper: {title}"
+
+
+# notebook of a study
+
+
+def site_notebook(study: Study, runs: list[Run]) -> dict:
+    "The executed notebook of a published run; if there is none, the stored one without outputs."
+    candidates = [ROOT / "docs" / "executed" / f"{study.name}.ipynb"]
+    candidates += [run.folder / "executed.ipynb" for run in runs]
+    executed = [path for path in candidates if path.exists()]
+    stored = ROOT / "papers" / f"{study.notebook}.ipynb"
+    book = json.loads((executed or [stored])[0].read_text(encoding="utf-8"))
+    cells = [cell for cell in book["cells"] if "papermill-error-cell-tag" not in tags(cell)]
+    for cell in cells:
+        cell["metadata"] = {}
+        if cell["cell_type"] == "code":
+            cell["outputs"] = static_outputs(cell.get("outputs", []))
+    origin = "As it was executed for the published run."
+    if not executed:
+        origin = "The notebook as it is stored, without outputs; "
+        origin += f"`medgan-nb reproduce {study.name}` runs it."
+    first = "".join(cells[0]["source"]).rstrip()
+    cells[0]["source"] = f"{first}\n\n*{origin} Source: `papers/{study.notebook}.ipynb`.*"
+    kernel = {"display_name": "python3", "language": "python", "name": "python3"}
+    return {**book, "cells": cells, "metadata": {"kernelspec": kernel}}
+
+
+def tags(cell: dict) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def static_outputs(outputs: list[dict]) -> list[dict]:
+    "Outputs without messages on stderr, and without widgets that have a picture in their place."
+    static = []
+    for output in outputs:
+        if output.get("name") == "stderr":
+            continue
+        if data := output.get("data"):
+            if "image/png" in data:
+                data = {kind: value for kind, value in data.items() if "widget" not in kind}
+            output = {**output, "data": data, "metadata": {}}
+        static.append(output)
+    return static
+
+
+# how-tos
+
+ORDER = (
     "howto_own_images",
     "howto_dicom",
     "howto_small_sets",
@@ -300,56 +200,52 @@ FIRST = (
 )
 
 
-def howtos(source: Path) -> None:
-    "The how-tos, with the simulation that one of them speaks of."
+def write_howtos(source: Path) -> None:
+    "The how-tos, with the results of the simulations that they quote."
     folder = source / "howto"
     folder.mkdir()
-    numbers = small_sets(folder)
-    names = sorted(
-        (path.stem for path in (ROOT / "docs").glob("howto_*.md")),
-        key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name),
-    )
-    for path in [ROOT / "docs" / f"{name}.md" for name in names]:
-        text = path.read_text(encoding="utf-8")
-        for key, value in numbers.items():
-            text = text.replace("{{" + key + "}}", value)
-        (folder / path.name).write_text(text, encoding="utf-8")
-    toc = "\n".join(names)
-    (folder / "index.md").write_text(
-        f"# How to\n\n```{{toctree}}\n:maxdepth: 1\n\n{toc}\n```\n", encoding="utf-8"
-    )
+    values = simulate_small_sets(folder)
+    values |= {f"power{n}": f"{detectable_accuracy(n):.0%}" for n in (40, 100)}
+    names = [path.stem for path in sorted((ROOT / "docs").glob("howto_*.md"))]
+    names.sort(key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+    for name in names:
+        text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        (folder / f"{name}.md").write_text(fill(text, values), encoding="utf-8")
+    contents = "\n".join(names)
+    index = f"# How to\n\n```{{toctree}}\n:maxdepth: 1\n\n{contents}\n```\n"
+    (folder / "index.md").write_text(index, encoding="utf-8")
 
 
-FRONT, FRONT_SAYS = (
-    "p4/fig2_accuracy.png",
-    "Test accuracy with and without synthetic images, ten runs each, beside the paper's numbers",
-)
-
-
-def front_page(source: Path, found: dict[str, tuple]) -> None:
-    "What it is, a picture, two commands, and what was found about each paper."
-    rows = "\n".join(
-        f"| [{name}](studies/{name}.md) | {study.title} | {cell(study.claim)} | "
-        f"{finding(study, runs)} |"
-        for name, (study, runs) in found.items()
-    )
-    picture = f"![{FRONT_SAYS}](studies/{FRONT})" if (source / "studies" / FRONT).exists() else ""
-    missing = [name for name, (_, runs) in found.items() if not runs]
-    gap = f"No runs are published yet for {', '.join(missing)}.\n\n" if missing else ""
-    text = (ROOT / "docs" / "front.md").read_text(encoding="utf-8")
-    for key, value in {
-        "claims": (
-            "| study | what | the paper's claim | what our runs say "
-            f"|\n|---|---|---|---|\n{rows}\n\n{gap}"
-        ),
-        "picture": picture,
-    }.items():
+def fill(text: str, values: dict[str, str]) -> str:
+    "A text with its {{placeholders}} replaced."
+    for key, value in values.items():
         text = text.replace("{{" + key + "}}", value)
+    return text
+
+
+# front page
+
+FRONT_PICTURE = "p4/fig2_accuracy.png"
+FRONT_CAPTION = "Test accuracy with and without synthetic images, beside the paper's numbers"
+
+
+def write_front_page(source: Path, runs: dict[str, list[Run]]) -> None:
+    "What the project is, a picture, two commands, and what was found about each paper."
+    text = (ROOT / "docs" / "front.md").read_text(encoding="utf-8")
+    picture = ""
+    if (source / "studies" / FRONT_PICTURE).exists():
+        picture = f"![{FRONT_CAPTION}](studies/{FRONT_PICTURE})"
+    text = fill(text, {"claims": claims_table(runs), "picture": picture})
     (source / "index.md").write_text(text, encoding="utf-8")
 
 
-def finding(study, runs: list) -> str:
-    "The verdict on a study's claim and the sentence it rests on."
-    if not runs:
-        return "no published run yet"
-    return cell(sentences(study.narrative(runs))[0])
+def claims_table(runs: dict[str, list[Run]]) -> str:
+    "Each paper's claim beside the first sentence of what our runs say."
+    table = "| study | what | the paper's claim | what our runs say |\n|---|---|---|---|\n"
+    for name, study in STUDIES.items():
+        found = "no published run yet"
+        if runs[name]:
+            found = escape_cell(sentences(study.narrative(runs[name]))[0])
+        link, claim = f"[{name}](studies/{name}.md)", escape_cell(study.claim)
+        table += f"| {link} | {study.title} | {claim} | {found} |\n"
+    return table

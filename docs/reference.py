@@ -1,5 +1,5 @@
-"""The reference of a module, read from its source: signatures, and docstrings with their sections
-as tables.
+"""The reference of a module, read from its source without importing it: signatures, and docstrings
+with their sections as tables.
 """
 
 import ast
@@ -7,39 +7,64 @@ import re
 from pathlib import Path
 
 SECTION = re.compile(r"^(Parameters|Attributes|Returns|Raises|Yields|Notes)\n-{3,}\n", re.MULTILINE)
+MARKUP = re.compile(r"([*_<>\[\]$])")
 
 
-def public(path: Path) -> list[ast.AST]:
+def public_names(path: Path) -> list[ast.AST]:
     "Public functions and classes of a module, in its own order."
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return [
-        node
-        for node in tree.body
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_")
-    ]
+    definitions = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    return [node for node in definitions if not node.name.startswith("_")]
 
 
 def anchor(module: str, name: str) -> str:
-    "The target of a name, for links."
-    kind = "class-" if name[0].isupper() else ""  # Audit and audit are two names, but one target
+    "The target of a name, for links; a class and a function may differ in case only."
+    kind = "class-" if name[0].isupper() else ""
     return f"api-{module}-{kind}{name}".replace(".", "-").replace("_", "-").lower()
 
 
-def signature(node: ast.AST) -> str:
-    "A definition without its body, broken into lines where it is long."
+def summary(node: ast.AST) -> str:
+    "The first paragraph of a docstring."
+    return " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+
+
+def entry(module: str, node: ast.AST) -> str:
+    "One name of the reference as Markdown."
+    description, *sections = SECTION.split(ast.get_docstring(node) or "")
+    blocks = [
+        f"({anchor(module, node.name)})=\n### {node.name}\n",
+        f"```python\n{signature(node)}\n```\n",
+        escape_markup(description),
+    ]
+    for title, body in zip(sections[::2], sections[1::2]):
+        content = escape_markup(body) if title == "Notes" else section_table(body)
+        blocks.append(f"**{title}**\n\n{content}")
     if isinstance(node, ast.ClassDef):
-        init = next(
-            (n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None
-        )
-        fields = [ast.unparse(n) for n in node.body if isinstance(n, ast.AnnAssign)]
-        inside = (
-            ast.unparse(init.args).removeprefix("self").removeprefix(", ")
-            if init
-            else ", ".join(fields)
-        )
-        return fold(f"{node.name}({inside})")
-    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    return fold(f"{node.name}({ast.unparse(node.args)}){returns}")
+        blocks += [f"**{m.name}**`({arguments(m)})`: {summary(m)}\n" for m in methods(node)]
+    return "\n".join(blocks) + "\n"
+
+
+def signature(node: ast.AST) -> str:
+    "A definition without its body, broken into lines if it is long."
+    if isinstance(node, ast.FunctionDef):
+        returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+        return fold(f"{node.name}({ast.unparse(node.args)}){returns}")
+    for member in node.body:
+        if isinstance(member, ast.FunctionDef) and member.name == "__init__":
+            return fold(f"{node.name}({arguments(member)})")
+    fields = [ast.unparse(member) for member in node.body if isinstance(member, ast.AnnAssign)]
+    return fold(f"{node.name}({', '.join(fields)})")
+
+
+def methods(node: ast.ClassDef) -> list[ast.FunctionDef]:
+    "Public methods with a docstring."
+    functions = [member for member in node.body if isinstance(member, ast.FunctionDef)]
+    return [f for f in functions if not f.name.startswith("_") and ast.get_docstring(f)]
+
+
+def arguments(node: ast.FunctionDef) -> str:
+    "Arguments of a method without self."
+    return ast.unparse(node.args).removeprefix("self").removeprefix(", ")
 
 
 def fold(text: str, width: int = 96) -> str:
@@ -52,61 +77,24 @@ def fold(text: str, width: int = 96) -> str:
     return "\n".join(lines)
 
 
-def first_line(node: ast.AST) -> str:
-    "What a docstring says in its first paragraph."
-    return " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
-
-
-def entry(module: str, node: ast.AST, level: str = "###") -> str:
-    "One name of the reference as Markdown."
-    parts = SECTION.split(ast.get_docstring(node) or "")
-    out = [
-        f"({anchor(module, node.name)})=\n{level} {node.name}\n",
-        f"```python\n{signature(node)}\n```\n",
-        formulas(parts[0]),
-    ]
-    for title, body in zip(parts[1::2], parts[2::2]):
-        out.append(f"**{title}**\n\n{definitions(body) if title != 'Notes' else formulas(body)}")
-    if isinstance(node, ast.ClassDef):
-        methods = [
-            n
-            for n in node.body
-            if isinstance(n, ast.FunctionDef)
-            and not n.name.startswith("_")
-            and ast.get_docstring(n)
-        ]
-        out += [f"**{n.name}**`({arguments(n)})`: {first_line(n)}\n" for n in methods]
-    return "\n".join(out) + "\n"
-
-
-def arguments(node: ast.FunctionDef) -> str:
-    "Arguments of a method without self."
-    return ast.unparse(node.args).removeprefix("self").removeprefix(", ")
-
-
-def definitions(body: str) -> str:
-    "The items of a section of a numpydoc docstring as a table."
+def section_table(body: str) -> str:
+    "The items of a section of a NumPy docstring as a table."
     rows = []
-    for block in re.split(r"\n(?=\S)", body.strip("\n")):
-        head, *text = block.split("\n")
+    for item in re.split(r"\n(?=\S)", body.strip("\n")):
+        head, *lines = item.split("\n")
         name, _, kind = head.partition(" : ")
-        rows.append(
-            f"| {cell(f'`{name.strip()}`')} | {cell(kind)} | "
-            f"{cell(' '.join(line.strip() for line in text))} |"
-        )
+        text = " ".join(line.strip() for line in lines)
+        cells = [escape_cell(cell) for cell in (f"`{name.strip()}`", kind, text)]
+        rows.append(f"| {' | '.join(cells)} |")
     return "| | | |\n|---|---|---|\n" + "\n".join(rows) + "\n"
 
 
-def cell(text: str) -> str:
+def escape_cell(text: str) -> str:
     "Text that a table cell can hold."
-    return formulas(text).replace("|", "\\|")
+    return escape_markup(text).replace("|", "\\|")
 
 
-def formulas(text: str) -> str:
-    """Docstrings are plain text: what Markdown would take for emphasis or HTML outside of backticks
-    is escaped.
-    """
+def escape_markup(text: str) -> str:
+    "Plain text in which Markdown and HTML outside of backticks are escaped."
     parts = re.split(r"(`[^`]*`)", text)
-    return "".join(
-        part if part.startswith("`") else re.sub(r"([*_<>\[\]$])", r"\\\1", part) for part in parts
-    )
+    return "".join(part if part.startswith("`") else MARKUP.sub(r"\\\1", part) for part in parts)

@@ -76,7 +76,7 @@ def write_oasbud(path: Path | str, lesions: Iterable, version="v5", malignant=1,
     ----------
     path : Path or str
         Where to write.
-    lesions : iterable of data.ultrasound.Lesion
+    lesions : iterable of data.ultrasound_images.Lesion
         A hundred of them, 52 malignant, for a file that `datasets.oasbud.load` takes.
     version : str
         `v5` or `v7.3`.

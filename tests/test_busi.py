@@ -12,7 +12,8 @@ from medgan_nb.core.errors import DataError
 from medgan_nb.data.duplicates import candidate_pairs, merge_near_duplicates, thumbnail
 from medgan_nb.data.files import load_all
 from medgan_nb.data.formats.images import load_image, write_png
-from medgan_nb.data.splits import IMAGE_SPLIT, find_leakage, fixed_test_split, group_split
+from medgan_nb.data.leakage import IMAGE_SPLIT, find_leakage
+from medgan_nb.data.splits import fixed_test_split, group_split
 from medgan_nb.datasets import busi
 from medgan_nb.datasets.audit import audit, check, check_dataset
 from medgan_nb.datasets.registry import load

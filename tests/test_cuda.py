@@ -15,19 +15,11 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_train_and_read_back(tmp_path, precision):
-    pixels = torch.randint(
-        0, 256, (64, 1, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-    )
-    images = ImageSet(
-        pixels,
-        [k % 2 for k in range(64)],
-        ("a", "b"),
-        range(64),
-        range(64),
-        name="noise",
-        simulated=True,
-    )
+def test_train_and_load(tmp_path, precision):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (64, 1, 32, 32), generator=generator, dtype=torch.uint8)
+    labels, ids = [k % 2 for k in range(64)], range(64)
+    images = ImageSet(pixels, labels, ("a", "b"), ids, ids, name="noise", simulated=True)
     recipe = Recipe(
         "cgan",
         partial(Generator, 32, n_classes=2, base=64),
@@ -38,12 +30,9 @@ def test_train_and_read_back(tmp_path, precision):
         batch_size=16,
         ema_kimg=0.1,
     )
-    trained = train(
-        recipe, images, kimg=0.5, folder=tmp_path, device="cuda", precision=precision, bar=False
-    )
-    again = train(
-        recipe, images, kimg=0.5, folder=tmp_path, device="cuda", precision=precision, bar=False
-    )
-    assert torch.isfinite(trained.sample(8)).all() and torch.equal(
-        trained.sample(8), again.sample(8)
-    )
+    options = dict(kimg=0.5, folder=tmp_path, device="cuda", precision=precision, bar=False)
+    trained = train(recipe, images, **options)
+    loaded = train(recipe, images, **options)
+    samples = trained.sample(8)
+    assert torch.isfinite(samples).all()
+    assert torch.equal(loaded.sample(8), samples)

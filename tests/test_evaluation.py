@@ -17,7 +17,7 @@ from skimage.restoration import estimate_sigma
 
 from medgan_nb.core.errors import ConfigError, DataError, TrainingError
 from medgan_nb.data.dataset import ImageSet, concat
-from medgan_nb.data.splits import IMAGE_SPLIT, pixel_keys
+from medgan_nb.data.leakage import IMAGE_SPLIT, pixel_keys
 from medgan_nb.evaluation import denoising, statistics
 from medgan_nb.evaluation.classification import (
     Arm,

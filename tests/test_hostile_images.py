@@ -20,10 +20,10 @@ from medgan_nb.data.transforms import preprocess, to_square
 from medgan_nb.datasets import chest_xray, folder
 from medgan_nb.datasets.audit import check
 
-FILM = (np.add.outer(np.arange(40), np.arange(48)) * 255 // 86).astype(np.uint8)
+IMAGE = (np.add.outer(np.arange(40), np.arange(48)) * 255 // 86).astype(np.uint8)
 
 
-def encoded(image, format="PNG", **options) -> bytes:
+def encode(image, format="PNG", **options) -> bytes:
     "An image (or array) as the bytes of a file."
     buffer = io.BytesIO()
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
@@ -31,7 +31,7 @@ def encoded(image, format="PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
-def refused(path, *words) -> str:
+def assert_refused(path, *words) -> str:
     "The message with which a file is refused: one line that names the file and holds the words."
     with pytest.raises(DataError) as error:
         load_image(path)
@@ -43,10 +43,10 @@ def refused(path, *words) -> str:
 
 
 @pytest.fixture
-def put(tmp_path):
+def write_file(tmp_path):
     "Write bytes under a name in a fresh folder and return the path."
 
-    def write(data: bytes, name: str = "film.png"):
+    def write(data: bytes, name: str = "image.png"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
@@ -58,15 +58,15 @@ def put(tmp_path):
 @pytest.fixture
 def chest(tmp_path):
     "A small copy of the chest X-ray layout made of noise."
-    draw = np.random.default_rng(0)
-    for part in ("train", "val", "test"):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val", "test"):
         for k in range(3):
             for name in (
-                f"NORMAL/IM-{len(part)}{k:03d}-0001",
-                f"PNEUMONIA/person{k}{len(part)}_virus_1",
+                f"NORMAL/IM-{len(split)}{k:03d}-0001",
+                f"PNEUMONIA/person{k}{len(split)}_virus_1",
             ):
-                pixels = draw.integers(0, 256, (20, 24), dtype=np.uint8)
-                write_png(tmp_path / "chest_xray" / part / f"{name}.png", pixels)
+                pixels = rng.integers(0, 256, (20, 24), dtype=np.uint8)
+                write_png(tmp_path / "chest_xray" / split / f"{name}.png", pixels)
     return tmp_path / "chest_xray"
 
 
@@ -75,13 +75,13 @@ def chest(tmp_path):
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP", "TIFF", "PPM"])
-def test_truncated(put, format, share):
-    data = encoded(FILM, format)
-    refused(put(data[: int(len(data) * share)]))
+def test_truncated(write_file, format, share):
+    data = encode(IMAGE, format)
+    assert_refused(write_file(data[: int(len(data) * share)]))
 
 
-def test_truncated_stays_refused_when_a_library_turns_tolerance_on(put, monkeypatch):
-    path = put(encoded(FILM, "JPEG")[:-200], "cut.jpeg")
+def test_truncated_stays_refused_when_a_library_turns_tolerance_on(write_file, monkeypatch):
+    path = write_file(encode(IMAGE, "JPEG")[:-200], "cut.jpeg")
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(ConfigError, match="LOAD_TRUNCATED_IMAGES"):
         load_image(path)
@@ -90,85 +90,98 @@ def test_truncated_stays_refused_when_a_library_turns_tolerance_on(put, monkeypa
 @pytest.mark.parametrize(
     "text", ["<!DOCTYPE html><html>", "\n <HTML><body>", "\ufeff<html>", "<?xml version='1.0'?>"]
 )
-def test_web_page_saved_as_jpeg(put, text):
-    refused(put(text.encode(), "film.jpeg"), "is a web page")
+def test_web_page_saved_as_jpeg(write_file, text):
+    assert_refused(write_file(text.encode(), "image.jpeg"), "is a web page")
 
 
-def test_pointer_empty_and_text(put):
-    refused(put(b"version https://git-lfs.github.com/spec/v1\noid sha256:0"), "git lfs pull")
-    refused(put(b""), "is empty")
-    refused(put(b"no image at all"), "cannot be decoded")
+def test_pointer_empty_and_text(write_file):
+    assert_refused(
+        write_file(b"version https://git-lfs.github.com/spec/v1\noid sha256:0"), "git lfs pull"
+    )
+    assert_refused(write_file(b""), "is empty")
+    assert_refused(write_file(b"no image at all"), "cannot be decoded")
 
 
-def test_formats_that_are_not_allowed(put):
+def test_formats_that_are_not_allowed(write_file):
     for format in ("GIF", "WEBP", "ICO"):
-        refused(put(encoded(FILM, format), f"film.{format.lower()}"), "cannot be decoded")
+        assert_refused(
+            write_file(encode(IMAGE, format), f"image.{format.lower()}"), "cannot be decoded"
+        )
 
 
-def test_wrong_ending_is_no_fault(put):
-    assert np.array_equal(load_image(put(encoded(FILM), "film.jpeg")), FILM)
+def test_wrong_ending_does_no_harm(write_file):
+    assert np.array_equal(load_image(write_file(encode(IMAGE), "image.jpeg")), IMAGE)
 
 
 # --- what a file may hold
 
 
-def test_eight_and_sixteen_bits(put):
-    assert np.array_equal(load_image(put(encoded(FILM))), FILM)
-    deep = FILM.astype(np.uint16) * 257 ^ 5
+def test_eight_and_sixteen_bits(write_file):
+    assert np.array_equal(load_image(write_file(encode(IMAGE))), IMAGE)
+    image16 = IMAGE.astype(np.uint16) * 257 ^ 5
     for format in ("PNG", "TIFF", "PPM"):
-        found = load_image(put(encoded(deep, format)))
-        assert found.dtype == np.uint16 and np.array_equal(found, deep)
+        loaded = load_image(write_file(encode(image16, format)))
+        assert loaded.dtype == np.uint16 and np.array_equal(loaded, image16)
     assert np.array_equal(
-        load_image(put(encoded(FILM.astype(np.int32) * 200, "TIFF"))), FILM.astype(np.uint16) * 200
+        load_image(write_file(encode(IMAGE.astype(np.int32) * 200, "TIFF"))),
+        IMAGE.astype(np.uint16) * 200,
     )
 
 
-def test_integers_that_do_not_fit_and_floats(put):
-    refused(put(encoded(FILM.astype(np.int32) * 1000, "TIFF")), "expected 0 to 65535")
-    refused(put(encoded(FILM.astype(np.int32) - 9, "TIFF")), "grey values from -9")
-    refused(put(encoded(FILM.astype(np.float32), "TIFF")), "stored as F")
+def test_integers_that_do_not_fit_and_floats(write_file):
+    assert_refused(write_file(encode(IMAGE.astype(np.int32) * 1000, "TIFF")), "expected 0 to 65535")
+    assert_refused(write_file(encode(IMAGE.astype(np.int32) - 9, "TIFF")), "grey values from -9")
+    assert_refused(write_file(encode(IMAGE.astype(np.float32), "TIFF")), "stored as F")
 
 
-def test_one_bit_and_palette(put):
-    assert np.array_equal(load_image(put(encoded(FILM > 99))), (FILM > 99) * np.uint8(255))
-    grey_palette = Image.fromarray(FILM).convert("P")
-    assert np.array_equal(load_image(put(encoded(grey_palette))), FILM)
-    colours = Image.fromarray(np.stack([FILM, FILM // 2, FILM // 4], -1)).quantize(16)
+def test_one_bit_and_palette(write_file):
+    assert np.array_equal(load_image(write_file(encode(IMAGE > 99))), (IMAGE > 99) * np.uint8(255))
+    grey_palette = Image.fromarray(IMAGE).convert("P")
+    assert np.array_equal(load_image(write_file(encode(grey_palette))), IMAGE)
+    colours = Image.fromarray(np.stack([IMAGE, IMAGE // 2, IMAGE // 4], -1)).quantize(16)
     assert np.array_equal(
-        load_image(put(encoded(colours))), np.asarray(colours.convert("RGB").convert("L"))
+        load_image(write_file(encode(colours))), np.asarray(colours.convert("RGB").convert("L"))
     )
 
 
-def test_grey_in_rgb_is_that_grey(put):
-    assert np.array_equal(load_image(put(encoded(np.stack([FILM] * 3, -1)))), FILM)
+def test_grey_in_rgb_is_that_grey(write_file):
+    assert np.array_equal(load_image(write_file(encode(np.stack([IMAGE] * 3, -1)))), IMAGE)
 
 
-def test_alpha(put):
-    opaque, glass = np.full_like(FILM, 255), FILM
-    assert np.array_equal(load_image(put(encoded(np.stack([FILM] * 3 + [opaque], -1)))), FILM)
-    pair = Image.merge("LA", [Image.fromarray(a) for a in (FILM, opaque)])
-    assert np.array_equal(load_image(put(encoded(pair))), FILM)
-    refused(put(encoded(np.stack([FILM] * 3 + [glass], -1))), "transparent")
-    refused(
-        put(encoded(Image.merge("LA", [Image.fromarray(a) for a in (FILM, glass)]))), "transparent"
-    )
-
-
-def test_transparent_colour_key(put):
-    refused(put(encoded(FILM, transparency=int(FILM[3, 3]))), "transparent")
+def test_alpha(write_file):
+    opaque, partial_alpha = np.full_like(IMAGE, 255), IMAGE
     assert np.array_equal(
-        load_image(put(encoded(np.minimum(FILM, 254), transparency=255))), np.minimum(FILM, 254)
+        load_image(write_file(encode(np.stack([IMAGE] * 3 + [opaque], -1)))), IMAGE
     )
-    deep = FILM.astype(np.uint16) * 257
-    refused(put(encoded(deep, transparency=int(deep[3, 3]))), "transparent")
-    refused(put(encoded(Image.fromarray(FILM).convert("P"), transparency=0)), "transparent")
+    pair = Image.merge("LA", [Image.fromarray(a) for a in (IMAGE, opaque)])
+    assert np.array_equal(load_image(write_file(encode(pair))), IMAGE)
+    assert_refused(write_file(encode(np.stack([IMAGE] * 3 + [partial_alpha], -1))), "transparent")
+    assert_refused(
+        write_file(encode(Image.merge("LA", [Image.fromarray(a) for a in (IMAGE, partial_alpha)]))),
+        "transparent",
+    )
 
 
-def test_cmyk_and_other_colours(put):
-    ink = Image.fromarray(np.stack([FILM] * 4, -1), "CMYK")
-    refused(put(encoded(ink, "JPEG"), "ink.jpeg"), "stored as CMYK", "convert it first")
-    refused(
-        put(encoded(Image.fromarray(np.stack([FILM] * 3, -1)).convert("LAB"), "TIFF")),
+def test_transparent_colour_key(write_file):
+    assert_refused(write_file(encode(IMAGE, transparency=int(IMAGE[3, 3]))), "transparent")
+    assert np.array_equal(
+        load_image(write_file(encode(np.minimum(IMAGE, 254), transparency=255))),
+        np.minimum(IMAGE, 254),
+    )
+    image16 = IMAGE.astype(np.uint16) * 257
+    assert_refused(write_file(encode(image16, transparency=int(image16[3, 3]))), "transparent")
+    assert_refused(
+        write_file(encode(Image.fromarray(IMAGE).convert("P"), transparency=0)), "transparent"
+    )
+
+
+def test_cmyk_and_other_colours(write_file):
+    ink = Image.fromarray(np.stack([IMAGE] * 4, -1), "CMYK")
+    assert_refused(
+        write_file(encode(ink, "JPEG"), "ink.jpeg"), "stored as CMYK", "convert it first"
+    )
+    assert_refused(
+        write_file(encode(Image.fromarray(np.stack([IMAGE] * 3, -1)).convert("LAB"), "TIFF")),
         "stored as LAB",
     )
 
@@ -190,47 +203,53 @@ def png(width, height, depth, colour, rows: bytes) -> bytes:
     )
 
 
-def test_deep_colour_is_not_cut_to_eight_bits(put):
+def test_deep_colour_is_not_cut_to_eight_bits(write_file):
     rows = b"".join(b"\0" + os.urandom(16 * 6) for _ in range(16))
-    refused(put(png(16, 16, 16, 2, rows)), "16 bits a channel")
-    refused(put(b"P6 16 16 65535\n" + os.urandom(16 * 16 * 6), "deep.ppm"), "16 bits a channel")
+    assert_refused(write_file(png(16, 16, 16, 2, rows)), "16 bits a channel")
+    assert_refused(
+        write_file(b"P6 16 16 65535\n" + os.urandom(16 * 16 * 6), "image16.ppm"),
+        "16 bits a channel",
+    )
 
 
-def test_exif_rotation(put):
+def test_exif_rotation(write_file):
     expected = {
-        1: FILM,
-        2: FILM[:, ::-1],
-        3: FILM[::-1, ::-1],
-        6: np.rot90(FILM, -1),
-        8: np.rot90(FILM),
+        1: IMAGE,
+        2: IMAGE[:, ::-1],
+        3: IMAGE[::-1, ::-1],
+        6: np.rot90(IMAGE, -1),
+        8: np.rot90(IMAGE),
     }
-    for orientation, turned in expected.items():
+    for orientation, rotated in expected.items():
         exif = Image.Exif()
         exif[274] = orientation
-        assert np.array_equal(load_image(put(encoded(FILM, exif=exif))), turned)
-        assert np.array_equal(load_image(put(encoded(FILM, "TIFF", exif=exif))), turned)
+        assert np.array_equal(load_image(write_file(encode(IMAGE, exif=exif))), rotated)
+        assert np.array_equal(load_image(write_file(encode(IMAGE, "TIFF", exif=exif))), rotated)
 
 
-def test_frames(put):
-    frames = [Image.fromarray(FILM), Image.fromarray(FILM[::-1].copy())]
+def test_frames(write_file):
+    frames = [Image.fromarray(IMAGE), Image.fromarray(IMAGE[::-1].copy())]
     for format in ("TIFF", "PNG"):
-        refused(
-            put(encoded(frames[0], format, save_all=True, append_images=frames[1:])), "2 frames"
+        assert_refused(
+            write_file(encode(frames[0], format, save_all=True, append_images=frames[1:])),
+            "2 frames",
         )
 
 
-def test_sides_and_constant(put):
-    refused(put(encoded(FILM[:1, :1])), "1 x 1 pixels")
-    refused(put(encoded(FILM[:7])), "sides of at least 8")
-    refused(put(encoded(FILM * 0 + 7)), "all pixels equal 7")
-    assert not load_mask(put(encoded(FILM * 0))).any()
+def test_sides_and_constant(write_file):
+    assert_refused(write_file(encode(IMAGE[:1, :1])), "1 x 1 pixels")
+    assert_refused(write_file(encode(IMAGE[:7])), "sides of at least 8")
+    assert_refused(write_file(encode(IMAGE * 0 + 7)), "all pixels equal 7")
+    assert not load_mask(write_file(encode(IMAGE * 0))).any()
 
 
-def test_bomb_is_refused_before_decoding(put):
+def test_bomb_is_refused_before_decoding(write_file):
     side = 60_000
-    refused(put(png(side, side, 8, 0, b"\0" * 1000)), "more than 80 million")
-    refused(put(png(10_000, 9_000, 8, 0, b"\0" * 1000)), "more than 80 million")
-    refused(put(png(MAX_PIXELS // 8000 + 1, 8000, 8, 0, b"\0" * 1000)), "at most 80 million")
+    assert_refused(write_file(png(side, side, 8, 0, b"\0" * 1000)), "more than 80 million")
+    assert_refused(write_file(png(10_000, 9_000, 8, 0, b"\0" * 1000)), "more than 80 million")
+    assert_refused(
+        write_file(png(MAX_PIXELS // 8000 + 1, 8000, 8, 0, b"\0" * 1000)), "at most 80 million"
+    )
 
 
 # --- names and folders
@@ -248,17 +267,17 @@ def test_bomb_is_refused_before_decoding(put):
         "..png.png",
     ],
 )
-def test_names(put, name):
-    path = put(encoded(FILM), name)
-    assert np.array_equal(load_image(path), FILM)
+def test_names(write_file, name):
+    path = write_file(encode(IMAGE), name)
+    assert np.array_equal(load_image(path), IMAGE)
     if not name.startswith("."):
         assert list_images(path.parent) == [path]
     path.write_bytes(b"\xff\xd8 broken")
-    assert name in refused(path)
+    assert name in assert_refused(path)
 
 
-def test_names_that_do_not_print_are_refused_or_escaped(put):
-    path = put(encoded(FILM), "red\x1b[31m.png")
+def test_names_that_do_not_print_are_refused_or_escaped(write_file):
+    path = write_file(encode(IMAGE), "red\x1b[31m.png")
     with pytest.raises(DataError, match=r"red\\x1b\[31m.png: the name holds"):
         list_images(path.parent)
     path.write_bytes(b"x")
@@ -269,7 +288,7 @@ def test_names_that_do_not_print_are_refused_or_escaped(put):
 @pytest.mark.skipif(os.name != "posix", reason="names that are no text exist on POSIX only")
 def test_name_that_is_not_text(tmp_path):
     try:
-        (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(encoded(FILM))
+        (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(encode(IMAGE))
     except OSError:
         pytest.skip("the file system takes UTF-8 names only")
     with pytest.raises(DataError) as error:
@@ -277,9 +296,9 @@ def test_name_that_is_not_text(tmp_path):
     str(error.value).encode("utf-8")
 
 
-def test_dots_in_a_path_stay_a_path(put, tmp_path):
-    put(encoded(FILM), "in/film.png")
-    assert load_image(tmp_path / "in" / ".." / "in" / "film.png").shape == FILM.shape
+def test_dots_in_a_path_stay_a_path(write_file, tmp_path):
+    write_file(encode(IMAGE), "in/image.png")
+    assert load_image(tmp_path / "in" / ".." / "in" / "image.png").shape == IMAGE.shape
     with pytest.raises(DataError, match="leads outside"):
         list_images(tmp_path / "in" / "..", root=tmp_path / "in")
 
@@ -292,9 +311,12 @@ def test_nul_and_overlong_names():
             list_images(name)
 
 
-def test_links(put, tmp_path):
-    outside, inside = put(encoded(FILM), "secret.png"), put(encoded(FILM), "data/a/film.png").parent
-    (inside / "link.png").symlink_to("film.png")
+def test_links(write_file, tmp_path):
+    outside, inside = (
+        write_file(encode(IMAGE), "secret.png"),
+        write_file(encode(IMAGE), "data/a/image.png").parent,
+    )
+    (inside / "link.png").symlink_to("image.png")
     assert len(list_images(inside)) == 2
     (inside / "out.png").symlink_to(outside)
     with pytest.raises(DataError, match="leads outside"):
@@ -320,14 +342,14 @@ def test_a_link_to_itself(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_named_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    refused(tmp_path / "pipe.png", "not a regular file")
+    assert_refused(tmp_path / "pipe.png", "not a regular file")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read every folder")
-def test_unreadable_folder_and_file(put):
-    path = put(encoded(FILM), "closed/film.png")
+def test_unreadable_folder_and_file(write_file):
+    path = write_file(encode(IMAGE), "closed/image.png")
     path.chmod(0)
-    refused(path, "Permission denied")
+    assert_refused(path, "Permission denied")
     path.parent.chmod(0)
     try:
         with pytest.raises(DataError, match="cannot be opened as a folder"):
@@ -345,22 +367,22 @@ def test_unreadable_folder_by_any_user(tmp_path, monkeypatch):
         list_images(tmp_path)
 
 
-def test_litter_is_passed_over(put):
-    path = put(encoded(FILM))
+def test_litter_is_passed_over(write_file):
+    path = write_file(encode(IMAGE))
     for name in (
         ".DS_Store",
-        "._film.png",
+        "._image.png",
         "Thumbs.db",
-        "__MACOSX/film.png",
+        "__MACOSX/image.png",
         ".hidden.png",
         "notes.txt",
     ):
-        put(b"", name)
+        write_file(b"", name)
     assert list_images(path.parent) == [path]
 
 
-def test_first_fault_by_name_ends_the_reading(put):
-    paths = [put(encoded(FILM), f"{k:03d}.png") for k in range(40)]
+def test_first_damaged_file_by_name_ends_the_loading(write_file):
+    paths = [write_file(encode(IMAGE), f"{k:03d}.png") for k in range(40)]
     for k in (31, 7, 39):
         paths[k].write_bytes(b"")
     with pytest.raises(DataError, match="007.png"):
@@ -370,7 +392,7 @@ def test_first_fault_by_name_ends_the_reading(put):
 # --- data sets
 
 
-def test_chest_layout_faults(chest):
+def test_chest_layout_errors(chest):
     assert len(chest_xray.load(chest, size=16)) == 18
     bad = chest / "train/NORMAL/IM-5000-0001.png"
     bad.write_text("<html>")
@@ -393,18 +415,18 @@ def test_chest_foreign_class(chest):
         chest_xray.load(chest)
 
 
-def test_folder_faults(tmp_path):
-    write_png(tmp_path / "mine/a/1.png", FILM)
+def test_folder_errors(tmp_path):
+    write_png(tmp_path / "mine/a/1.png", IMAGE)
     assert folder.load(tmp_path / "mine", size=16).classes == ("a",)
     (tmp_path / "mine/b").mkdir()
     with pytest.raises(DataError, match="b: no images in it"):
         folder.load(tmp_path / "mine")
-    write_png(tmp_path / "mine/b/1.png", FILM)
-    (tmp_path / "mine/b/1.jpg").write_bytes(encoded(FILM, "JPEG"))
+    write_png(tmp_path / "mine/b/1.png", IMAGE)
+    (tmp_path / "mine/b/1.jpg").write_bytes(encode(IMAGE, "JPEG"))
     with pytest.raises(DataError, match="differs from it only in the ending"):
         folder.load(tmp_path / "mine")
     (tmp_path / "mine/b/1.jpg").unlink()
-    write_png(tmp_path / "mine/b/2.png", FILM.astype(np.uint16) * 257)
+    write_png(tmp_path / "mine/b/2.png", IMAGE.astype(np.uint16) * 257)
     with pytest.raises(DataError, match="uint16 pixels while 1.png has uint8"):
         folder.load(tmp_path / "mine")
 
@@ -421,8 +443,8 @@ def test_check_names_every_damaged_file(chest):
 # --- chance
 
 
-def whole_or_refused(path) -> bool:
-    """Whether a file was read. What was read is an image the package can use, and nothing but
+def loads_or_is_refused(path) -> bool:
+    """Whether a file loads, as an image that the package can use; nothing but a
     MedganError is raised.
     """
     try:
@@ -438,49 +460,49 @@ def whole_or_refused(path) -> bool:
 
 def samples() -> list[bytes]:
     "One small file of each kind."
-    noise = np.random.default_rng(0).integers(0, 256, FILM.shape, dtype=np.uint8) // 4 + FILM // 2
+    noise = np.random.default_rng(0).integers(0, 256, IMAGE.shape, dtype=np.uint8) // 4 + IMAGE // 2
     exif = Image.Exif()
     exif[274] = 6
-    colour = np.stack([noise, FILM, noise], -1)
+    colour = np.stack([noise, IMAGE, noise], -1)
     return [
-        encoded(noise),
-        encoded(noise.astype(np.uint16) * 257),
-        encoded(Image.fromarray(colour).quantize(32)),
-        encoded(noise, "JPEG", exif=exif),
-        encoded(colour, "JPEG"),
-        encoded(noise, "JPEG", progressive=True),
-        encoded(noise, "TIFF"),
-        encoded(noise, "TIFF", compression="tiff_lzw"),
-        encoded(noise, "BMP"),
-        encoded(noise, "PPM"),
-        encoded(colour, "PPM"),
+        encode(noise),
+        encode(noise.astype(np.uint16) * 257),
+        encode(Image.fromarray(colour).quantize(32)),
+        encode(noise, "JPEG", exif=exif),
+        encode(colour, "JPEG"),
+        encode(noise, "JPEG", progressive=True),
+        encode(noise, "TIFF"),
+        encode(noise, "TIFF", compression="tiff_lzw"),
+        encode(noise, "BMP"),
+        encode(noise, "PPM"),
+        encode(colour, "PPM"),
     ]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_cut_and_bent_files(put):
-    draw, path, read = np.random.default_rng(0), put(b""), 0
+def test_cut_and_changed_files(write_file):
+    rng, path, n_loaded = np.random.default_rng(0), write_file(b""), 0
     for data in samples():
         for _ in range(25):
-            path.write_bytes(data[: draw.integers(len(data))])
-            whole_or_refused(path)
+            path.write_bytes(data[: rng.integers(len(data))])
+            loads_or_is_refused(path)
         for _ in range(40):
-            bent = bytearray(data)
-            for at in draw.integers(
-                0, len(data) if draw.random() < 0.5 else 200, draw.integers(1, 6)
+            changed = bytearray(data)
+            for offset in rng.integers(
+                0, len(data) if rng.random() < 0.5 else 200, rng.integers(1, 6)
             ):
-                bent[at] ^= 1 << draw.integers(8)
-            path.write_bytes(bent)
-            read += whole_or_refused(path)
-    assert read > 20
+                changed[offset] ^= 1 << rng.integers(8)
+            path.write_bytes(changed)
+            n_loaded += loads_or_is_refused(path)
+    assert n_loaded > 20
 
 
-def test_every_bent_png_is_found(put):
-    data, draw = encoded(FILM), np.random.default_rng(1)
-    for at in draw.permutation(len(data))[:150]:
-        bent = bytearray(data)
-        bent[at] ^= 1 << draw.integers(8)
-        refused(put(bytes(bent)))
+def test_every_changed_bit_of_a_png_is_found(write_file):
+    data, rng = encode(IMAGE), np.random.default_rng(1)
+    for offset in rng.permutation(len(data))[:150]:
+        changed = bytearray(data)
+        changed[offset] ^= 1 << rng.integers(8)
+        assert_refused(write_file(bytes(changed)))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -504,8 +526,8 @@ def test_every_bent_png_is_found(put):
     ),
     st.binary(max_size=400),
 )
-def test_any_bytes(put, start, rest):
-    whole_or_refused(put(start + rest))
+def test_any_bytes(write_file, start, rest):
+    loads_or_is_refused(write_file(start + rest))
 
 
 @settings(max_examples=60, deadline=None)
@@ -516,7 +538,7 @@ def test_any_bytes(put, start, rest):
     st.sampled_from(["crop", "stretch", "pad"]),
     st.sampled_from([np.uint8, np.uint16]),
 )
-def test_any_shape_becomes_a_square(height, width, size, fit, dtype):
+def test_any_shape_becomes_a_square(height, width, size, resize_mode, dtype):
     pixels = (np.indices((height, width)).sum(0) * 97 % (np.iinfo(dtype).max + 1)).astype(dtype)
-    found = to_square(pixels, size, fit)
-    assert found.shape == (size, size) and found.dtype == dtype
+    result = to_square(pixels, size, resize_mode)
+    assert result.shape == (size, size) and result.dtype == dtype

@@ -18,7 +18,8 @@ from skimage.filters import sobel
 
 from medgan_nb.core.errors import ConfigError, DataError, MedganError
 from medgan_nb.data.formats import dicom
-from medgan_nb.data.splits import find_leakage, group_split
+from medgan_nb.data.leakage import find_leakage
+from medgan_nb.data.splits import group_split
 from medgan_nb.datasets import cbis_ddsm, inbreast, mini_mias
 from medgan_nb.datasets.audit import check
 from medgan_nb.datasets.breast import preprocess_breast

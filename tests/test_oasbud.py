@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from matlab_files import write_oasbud, write_structs
 
 from medgan_nb.core.errors import DataError, MedganError
-from medgan_nb.data.splits import find_leakage, group_split
-from medgan_nb.data.ultrasound import Lesion, bmode, bmode_images, envelope, lesion_image_set
+from medgan_nb.data.leakage import find_leakage
+from medgan_nb.data.splits import group_split
+from medgan_nb.data.ultrasound import bmode, envelope
+from medgan_nb.data.ultrasound_images import Lesion, bmode_images, lesion_image_set
 from medgan_nb.datasets import oasbud, registry
 from medgan_nb.datasets.audit import check
 from medgan_nb.simulation.ultrasound_rf import simulated_lesions

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from medgan_nb.core.errors import DataError, TrainingError
 from medgan_nb.data.dataset import ImageSet
-from medgan_nb.data.splits import IMAGE_SPLIT
+from medgan_nb.data.leakage import IMAGE_SPLIT
 from medgan_nb.evaluation.classification import Arm
 from medgan_nb.evaluation.segmentation import (
     predict_masks,

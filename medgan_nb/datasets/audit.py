@@ -16,7 +16,7 @@ from ..core.errors import MedganError
 from ..data.dataset import ImageSet
 from ..data.duplicates import conflicting_labels
 from ..data.files import load_all
-from ..data.splits import exact_duplicates, find_leakage
+from ..data.leakage import exact_duplicates, find_leakage
 from .entry import DatasetEntry
 from .registry import DATASETS, load
 

@@ -16,7 +16,7 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label
 
 from ..core.errors import DataError
-from ..data.transforms import check_preprocessing, equalize, to_square
+from ..data.transforms import check_preprocessing, equalize_histogram, to_square
 
 # %% ../../nbs/205_datasets.breast.ipynb #b6a8b2d7
 _WORK_SIDE = 512
@@ -212,4 +212,4 @@ def preprocess_breast(
         square = _pad_to_square(stretched, size).round().astype(pixels.dtype)
     else:
         square = to_square(stretched.round().astype(pixels.dtype), size, resize_mode)
-    return BreastImage(equalize(square, equalization), crop, resize_mode)
+    return BreastImage(equalize_histogram(square, equalization), crop, resize_mode)

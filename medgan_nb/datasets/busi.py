@@ -25,7 +25,7 @@ from medgan_nb.data.duplicates import (
 )
 from ..data.files import list_entries, list_images, load_all, printable
 from ..data.formats.images import load_image, load_mask
-from ..data.splits import exact_duplicates, merge_duplicates
+from ..data.leakage import exact_duplicates, merge_duplicates
 from ..data.transforms import check_preprocessing, preprocess, to_square
 from .entry import DatasetEntry
 from .layout import check_class_folders, find_root, layout_found

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..core.errors import DataError
 from ..data.dataset import ImageSet
 from ..data.files import list_images, printable
-from ..data.splits import merge_duplicates
+from ..data.leakage import merge_duplicates
 from ..data.transforms import check_preprocessing, load_preprocessed
 from .entry import DatasetEntry
 from .layout import check_class_folders, find_root, layout_found

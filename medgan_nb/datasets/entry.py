@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..data.dataset import ImageSet
 from ..data.formats.images import load_image, load_mask
-from ..data.ultrasound import Lesion
+from ..data.ultrasound_images import Lesion
 
 # %% ../../nbs/200_datasets.entry.ipynb #0fcd4af4
 def _no_files(data_dir: Path | str) -> list[Path]:

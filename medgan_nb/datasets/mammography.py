@@ -19,7 +19,7 @@ from ..core.errors import DataError
 from ..data.dataset import ImageSet
 from ..data.files import load_all, printable
 from ..data.formats.dicom import load_dicom
-from ..data.splits import merge_duplicates
+from ..data.leakage import merge_duplicates
 from ..data.transforms import check_preprocessing
 from .breast import preprocess_breast
 

@@ -22,8 +22,8 @@ from ..data.dataset import ImageSet
 from ..data.files import printable
 from ..data.formats.matlab import description, open_struct_array
 from ..data.transforms import check_preprocessing
-from ..data.transforms import equalize as equalize_image
-from ..data.ultrasound import Lesion, lesion_image_set
+from ..data.transforms import equalize_histogram as equalize_image
+from ..data.ultrasound_images import Lesion, lesion_image_set
 from .entry import DatasetEntry
 from .layout import layout_found
 
@@ -203,9 +203,6 @@ def verify_file(path: Path) -> None:
             pass
 
 # %% ../../nbs/215_datasets.oasbud.ipynb #90791070
-_ASPECTS = {"stretch": "stretch", "pad": "keep", "crop": "crop"}
-
-
 def load(
     data_dir: Path | str,
     size: int = 256,
@@ -249,7 +246,7 @@ def load(
             lesions,
             size,
             dynamic_range,
-            _ASPECTS[resize_mode],
+            resize_mode,
             drop_top,
             name="simulated RF ultrasound" if simulated else "oasbud",
             licence="made by medgan_nb, Apache-2.0" if simulated else LICENCE,

@@ -18,8 +18,8 @@ from ..core.errors import ConfigError, check_choice
 from ..data.cache import cached_image_set
 from ..data.dataset import ImageSet
 from ..data.transforms import check_preprocessing
-from ..data.transforms import equalize as equalize_image
-from ..data.ultrasound import Lesion
+from ..data.transforms import equalize_histogram as equalize_image
+from ..data.ultrasound_images import Lesion
 from medgan_nb.datasets import (
     busi,
     cbis_ddsm,

@@ -19,9 +19,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from ..core.device import pick_device, pick_precision
 from ..core.errors import DataError
 from ..core.random import stream
+from ..data.augmentation import flip_rotate, jitter, oversample
 from ..data.dataset import ImageSet, concat
-from ..data.splits import IMAGE_SPLIT, pixel_keys
-from ..data.transforms import flip_rotate, jitter, oversample
+from ..data.leakage import IMAGE_SPLIT, pixel_keys
 from .scores import classification_metrics, predictions
 from medgan_nb.evaluation.training import (
     TrainConfig,

@@ -14,8 +14,8 @@ import torch
 
 from ..core.errors import ConfigError, DataError, check_choice
 from ..core.random import stream
+from ..data.augmentation import flip_rotate, oversample
 from ..data.dataset import ImageSet, concat
-from ..data.transforms import flip_rotate, oversample
 from .classification import Arm
 from .training import TrainConfig
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from ..core.device import pick_device, pick_precision
 from ..core.errors import DataError
 from ..core.random import stream
+from ..data.augmentation import oversample
 from ..data.dataset import ImageSet, concat
-from ..data.splits import assert_no_leakage
-from ..data.transforms import oversample
+from ..data.leakage import assert_no_leakage
 from .classification import Arm
 from medgan_nb.evaluation.statistics import (
     bootstrap_generator,

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from ..core.device import pick_device
 from ..core.errors import ConfigError, TrainingError, check_choice
 from ..core.random import seed_all, stream
+from ..data.augmentation import flip_and_rotate
 from ..data.dataset import ImageSet, to_float
-from ..data.transforms import flip_and_rotate
 
 # %% ../../nbs/600_evaluation.training.ipynb #cd983816
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from torch import Tensor
 from ..core.errors import ConfigError
 from ..core.random import stream
 from ..data.dataset import ImageSet
-from ..data.ultrasound import DEPTH_STEP_MM, LINE_STEP_MM, Lesion, lesion_image_set
+from ..data.ultrasound import DEPTH_STEP_MM, LINE_STEP_MM
+from ..data.ultrasound_images import Lesion, lesion_image_set
 from medgan_nb.simulation.ultrasound_bmode import (
     PULSE_SIGMA,
     TGC_ATTENUATION,
@@ -154,7 +155,7 @@ def load(
     size: int = 256,
     n_lesions: int = 100,
     seed: int = 0,
-    aspect: str = "stretch",
+    resize_mode: str = "stretch",
     dynamic_range: float = 50.0,
 ) -> ImageSet:
     """B-mode images of simulated RF frames: two views of each lesion, with masks.
@@ -167,8 +168,8 @@ def load(
         Number of lesions; each has two views, which are one group.
     seed : int
         Which patients.
-    aspect, dynamic_range
-        See `data.ultrasound`.
+    resize_mode, dynamic_range
+        See `data.ultrasound_images`.
 
     Raises
     ------
@@ -181,7 +182,7 @@ def load(
         simulated_lesions(n_lesions, seed),
         size,
         dynamic_range,
-        aspect,
+        resize_mode,
         name="simulated RF ultrasound",
         licence="made by medgan_nb, Apache-2.0",
         simulated=True,

@@ -130,7 +130,7 @@ def mode_coverage(images, templates: Tensor, max_distance: float) -> dict[str, f
     nearest = distances.min(1)
     belongs = nearest.values <= max_distance
     counts = torch.bincount(nearest.indices[belongs], minlength=len(templates))
-    kl = math.log(len(templates))
+    kl = torch.tensor(math.log(len(templates)))
     if counts.sum():
         shares = counts / counts.sum()
         kl = (shares * (shares * len(templates)).clamp(min=1e-30).log()).sum()

@@ -67,9 +67,7 @@ def _match_classes(run: Run, synthetic: ImageSet, label: str = "") -> tuple[Imag
 
 
 def _same_classes_as_training(run: Run, real: ImageSet, label: str) -> ImageSet:
-    """The real images of the given class, or of the classes that an unconditional GAN was trained
-    on.
-    """
+    "Real images of the given class, or of the classes an unconditional GAN was trained on."
     if label:
         return real.of_class(label)
     if load_gan(run).recipe.n_classes:
@@ -87,9 +85,7 @@ def _class_of_each(images: ImageSet) -> np.ndarray:
 
 # %% ../../../nbs/930_app.reader_study.build.ipynb #1c0ef115
 def _sample_images(images: ImageSet, names: list[str], seed: int, kind: str) -> ImageSet:
-    """One random image per class name in the list (empty: any class), of new patients where
-    possible.
-    """
+    "One random image per class name (empty: any class), of different patients where possible."
     rng = np.random.default_rng(stream(seed, "reading test", kind).initial_seed())
     order, classes = rng.permutation(len(images)), _class_of_each(images)
     chosen, used_groups = [], set()

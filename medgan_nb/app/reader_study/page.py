@@ -20,10 +20,11 @@ _STYLE = """
 * { box-sizing: border-box }
 [hidden] { display: none !important }
 body { margin: 0; background: #17191c; color: #e8e8e6; font: 17px/1.5 system-ui, sans-serif }
+body { overflow-wrap: anywhere }
 main, header { max-width: 60rem; margin: auto; padding: .6rem 1rem }
 header { display: flex; gap: 1rem; justify-content: space-between; align-items: baseline }
 h1 { font-size: 1.15rem; font-weight: 600; margin: 0 }
-#place { font-variant-numeric: tabular-nums; color: #b5b8bd }
+#place { font-variant-numeric: tabular-nums; color: #b5b8bd; white-space: nowrap }
 figure { margin: 0 0 .8rem; text-align: center }
 figure img { width: min(46vh, 100%); image-rendering: auto; background: #000 }
 figure img.pixels { image-rendering: pixelated }

@@ -34,7 +34,7 @@ _CLASS_NAMES = {
 }
 
 
-class _ForwardReader:
+class _ForwardStream:
     "The next `length` bytes of an open file, inflated if asked for; read forward only."
 
     def __init__(self, file, length: int, inflate: bool):
@@ -85,29 +85,29 @@ class _MatrixHeader(NamedTuple):
     name: str
 
 
-def _read_tag(reader: _ForwardReader, order: str) -> tuple[int, int]:
+def _read_tag(stream: _ForwardStream, order: str) -> tuple[int, int]:
     "Type and length of the next element."
-    return struct.unpack(order + "II", reader.read(8))
+    return struct.unpack(order + "II", stream.read(8))
 
 
-def _read_small(reader: _ForwardReader, order: str) -> bytes:
+def _read_small(stream: _ForwardStream, order: str) -> bytes:
     "Content of the next element, a small one, which may be stored in its own tag."
-    tag = reader.read(8)
+    tag = stream.read(8)
     kind, length = struct.unpack(order + "II", tag)
     if kind >> 16:
         return tag[4 : 4 + (kind >> 16)]
     if length > 1 << 16:
         raise DataError(f"is corrupt: an element of {length} bytes where a small one was expected")
-    return reader.read(length + -length % 8)[:length]
+    return stream.read(length + -length % 8)[:length]
 
 
-def _read_matrix_header(reader: _ForwardReader, order: str) -> _MatrixHeader:
+def _read_matrix_header(stream: _ForwardStream, order: str) -> _MatrixHeader:
     "Class, dimensions and name of the matrix that follows."
-    flags = struct.unpack(order + "I", _read_small(reader, order)[:4])[0]
-    dimensions = _read_small(reader, order)
+    flags = struct.unpack(order + "I", _read_small(stream, order)[:4])[0]
+    dimensions = _read_small(stream, order)
     n_axes = len(dimensions) // 4
     shape = struct.unpack(f"{order}{n_axes}i", dimensions[: 4 * n_axes])
-    name = _read_small(reader, order).decode("latin-1")
+    name = _read_small(stream, order).decode("latin-1")
     return _MatrixHeader(flags & 0xFF, bool(flags & _COMPLEX_FLAG), shape, name)
 
 
@@ -121,46 +121,46 @@ def _check_file(path: Path, variable: str, fields: Sequence[str], count: int) ->
     with open(path, "rb") as file:
         order = ">" if file.read(128)[126:128] == b"MI" else "<"
         size = os.fstat(file.fileno()).st_size
-        found = False
+        is_there = False
         while file.tell() < size:
             start = file.tell()
-            kind, length = _read_tag(_ForwardReader(file, 8, inflate=False), order)
+            kind, length = _read_tag(_ForwardStream(file, 8, inflate=False), order)
             is_element = kind in (_COMPRESSED_ELEMENT, _MATRIX_ELEMENT)
             if not is_element or start + 8 + length > size:
                 raise DataError(f"is cut short or corrupt: no whole element at byte {start}")
-            reader = _ForwardReader(file, length, inflate=kind == _COMPRESSED_ELEMENT)
+            stream = _ForwardStream(file, length, inflate=kind == _COMPRESSED_ELEMENT)
             if kind == _COMPRESSED_ELEMENT:
-                reader.skip(8)  # the tag of the matrix inside
-            header = _read_matrix_header(reader, order)
+                stream.skip(8)  # the tag of the matrix inside
+            header = _read_matrix_header(stream, order)
             if header.name == variable:
-                _check_structs(reader, order, header, fields, count)
-                found = True
+                _check_structs(stream, order, header, fields, count)
+                is_there = True
             file.seek(start + 8 + length)
-    if not found:
+    if not is_there:
         raise DataError(f"has no variable {variable}; expected one, a struct array")
 
 
 def _check_structs(
-    reader: _ForwardReader, order: str, header: _MatrixHeader, fields: Sequence[str], count: int
+    stream: _ForwardStream, order: str, header: _MatrixHeader, fields: Sequence[str], count: int
 ) -> None:
     "Refuse a matrix that is no array of `count` structs with these fields, all numbers or text."
     if header.kind != _STRUCT or _n_elements(header.shape) != count:
         size = " x ".join(map(str, header.shape))
         kind = _CLASS_NAMES.get(header.kind, "array")
         raise DataError(f"{header.name}: {kind} of {size}; expected a struct array of {count}")
-    width = max(1, struct.unpack(order + "i", _read_small(reader, order)[:4])[0])
-    table = _read_small(reader, order)
+    width = max(1, struct.unpack(order + "i", _read_small(stream, order)[:4])[0])
+    table = _read_small(stream, order)
     padded = [table[start : start + width] for start in range(0, len(table), width)]
     names = [name.split(b"\0")[0].decode("latin-1") for name in padded]
     check_fields(header.name, fields, names)
     for number in range(1, count + 1):
         for name in names:
-            _check_field(reader, order, f"{header.name}({number}).{name}")
+            _check_field(stream, order, f"{header.name}({number}).{name}")
 
 
-def _check_field(reader: _ForwardReader, order: str, where: str) -> None:
+def _check_field(stream: _ForwardStream, order: str, where: str) -> None:
     "Refuse a field that is not an array of numbers or text of moderate size."
-    kind, length = _read_tag(reader, order)
+    kind, length = _read_tag(stream, order)
     if kind != _MATRIX_ELEMENT or length > FIELD_LIMIT:
         raise DataError(
             f"{where}: element of type {kind} with {length} bytes; expected an array of numbers "
@@ -168,18 +168,18 @@ def _check_field(reader: _ForwardReader, order: str, where: str) -> None:
         )
     if not length:
         return
-    start = reader.total
-    header = _read_matrix_header(reader, order)
+    start = stream.total
+    header = _read_matrix_header(stream, order)
     if header.is_complex or (header.kind not in _NUMERIC and header.kind != _CHAR):
         name = _CLASS_NAMES.get(header.kind, "unknown class")
-        found = "complex array" if header.is_complex else name
-        raise DataError(f"{where}: {found}; expected an array of numbers or text")
+        kind = "complex array" if header.is_complex else name
+        raise DataError(f"{where}: {kind}; expected an array of numbers or text")
     if min(header.shape, default=0) < 0 or _n_elements(header.shape) > FIELD_LIMIT:
         raise DataError(
             f"{where}: dimensions {header.shape}; "
             f"expected an array of at most {FIELD_LIMIT >> 20} MiB"
         )
-    reader.skip(length - (reader.total - start))
+    stream.skip(length - (stream.total - start))
 
 
 def check_fields(variable: str, fields: Sequence[str], names: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...core.files import write_json
 from ...data.dataset import ImageSet
-from ...data.splits import IMAGE_SPLIT
+from ...data.leakage import IMAGE_SPLIT
 from ...evaluation.classification import Arm, predict_logits, train_and_evaluate
 from ...evaluation.scores import predictions
 from medgan_nb.evaluation.segmentation import (

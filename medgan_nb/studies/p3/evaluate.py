@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from ...core.files import write_json
+from ...data.augmentation import flip_rotate
 from ...data.dataset import ImageSet
-from ...data.transforms import flip_rotate
 from ...evaluation import denoising
 from ...evaluation.classification import train_and_evaluate
 from ...evaluation.cross_validation import ARM_SPECS, build_arm

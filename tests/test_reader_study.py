@@ -1,4 +1,4 @@
-"""The blinded reading test as people take it: in a browser, by keyboard, with a reload in the
+"""A reader study as people take it: in a browser, by keyboard, with a reload in the
 middle; and the answers as they are scored.
 """
 
@@ -8,14 +8,14 @@ import json
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from browser import Browser, needs_chromium
+from browser import needs_chromium, open_page, until
 from PIL import Image
+from playwright.sync_api import Page
 
 from medgan_nb.app.reader_study.build import assemble, simulate_reader
 from medgan_nb.app.reader_study.page import load_page, render_page
@@ -35,7 +35,7 @@ def medgan(*words, cwd=ROOT) -> subprocess.CompletedProcess:
 
 
 def images(kind: str, n: int) -> ImageSet:
-    "Noise in place of films, with hostile names."
+    "Noise in place of radiographs, with hostile names."
     pixels = torch.randint(
         0,
         256,
@@ -56,111 +56,103 @@ def written(tmp_path):
     return tmp_path, key
 
 
-def answer(browser: Browser, letter: str, sure: int) -> None:
+def text_of(page: Page, element: str) -> str:
+    return page.locator(element).text_content()
+
+
+def answer(page: Page, letter: str, confidence: int) -> None:
     "One answer by keyboard; returns when the next image is there."
-    before = browser.js("document.getElementById('place').textContent")
-    browser.until("shownAt > 0")
-    for key in (letter, str(sure), "Enter"):
-        browser.press(key)
-    browser.until(f"document.getElementById('place').textContent !== {json.dumps(before)}")
+    before = text_of(page, "#place")
+    until(page, "shownAt > 0")
+    for key in (letter, str(confidence), "Enter"):
+        page.keyboard.press(key)
+    until(page, f"document.getElementById('place').textContent !== {json.dumps(before)}")
 
 
 @needs_chromium
-def test_twenty_answers_by_keyboard_with_a_reload(written, tmp_path_factory):
+def test_twenty_answers_by_keyboard_with_a_reload(written):
     folder, key = written
-    url = (folder / "test.html").as_uri()
-    with Browser(tmp_path_factory.mktemp("profile")) as browser:
-        browser.downloads_to(folder)
-        browser.open(url)
-        browser.press("Enter")  # no name yet
-        assert "name or code" in browser.js("document.getElementById('status').textContent")
-        browser.type(HOSTILE[:40])
-        browser.press("Enter")
+    items = [item["item"] for item in load_page(folder / "test.html")["items"]]
+    with open_page() as (page, log):
+        page.goto((folder / "test.html").as_uri())
+        page.keyboard.press("Enter")  # no name yet
+        assert "name or code" in text_of(page, "#status")
+        page.keyboard.insert_text(HOSTILE[:40])
+        page.keyboard.press("Enter")
         shown = []
-        for k in range(20):
+        for k, item in enumerate(items):
             if k == 7:
-                browser.reload()
-                assert browser.js("document.getElementById('status').textContent").startswith(
-                    "Resuming as <img"
-                )
-            assert browser.js("document.getElementById('place').textContent") == f"{k + 1} of 20"
-            shown.append(browser.js("document.getElementById('image').src"))
+                page.reload()
+                assert text_of(page, "#status").startswith("Resuming as <img")
+            assert text_of(page, "#place") == f"{k + 1} of 20"
+            shown.append(page.locator("#image").get_attribute("src"))
             if k == 3:  # a comment; letters in it are no shortcuts
-                browser.until("shownAt > 0")
-                browser.press("c")
-                browser.type("=grain like 1 2 3")
-                browser.press("Escape")
-            item = load_page(folder / "test.html")["items"][k]["item"]
-            answer(browser, "g" if key["truth"][item] == "generated" else "r", 1 + k % 5)
-        browser.until("!document.getElementById('end').hidden")
-        for button in ("#json", "#csv"):
-            browser.click(button)
-        browser.until("document.getElementById('status').textContent.endsWith('.csv')")
-        saved = wait_for(folder, "reading-*.json", "reading-*.csv")
-        assert browser.js("document.title") == HOSTILE and browser.js("document.images.length") == 1
-        assert browser.errors == [] and browser.left_the_machine() == []
+                until(page, "shownAt > 0")
+                page.keyboard.press("c")
+                page.keyboard.insert_text("=grain like 1 2 3")
+                page.keyboard.press("Escape")
+            answer(page, "g" if key["truth"][item] == "generated" else "r", 1 + k % 5)
+        until(page, "!document.getElementById('end').hidden")
+        saved = [save(page, button, folder) for button in ("#json", "#csv")]
+        until(page, "document.getElementById('status').textContent.endsWith('.csv')")
+        assert page.title() == HOSTILE and page.evaluate("document.images.length") == 1
+        assert log.errors == [] and log.external() == []
     assert len(set(shown)) == 20
     readings = [load_answers(path) for path in saved]
     assert readings[0].answers.keys() == readings[1].answers.keys() == key["truth"].keys()
-    assert [a["answer"] for a in readings[0].answers.values()] == list(key["truth"].values())
-    assert [a["confidence"] for a in readings[0].answers.values()] == [1 + k % 5 for k in range(20)]
-    assert (
-        readings[0].answers["004"]["comment"] == "=grain like 1 2 3"
-        and readings[1].answers["004"]["comment"] == "'=grain like 1 2 3"
-    )
-    assert all(0 < a["seconds"] < 60 for a in readings[0].answers.values())
+    answers = list(readings[0].answers.values())
+    assert [a["answer"] for a in answers] == list(key["truth"].values())
+    assert [a["confidence"] for a in answers] == [1 + k % 5 for k in range(20)]
+    comments = [reading.answers["004"]["comment"] for reading in readings]
+    assert comments == ["=grain like 1 2 3", "'=grain like 1 2 3"]
+    assert all(0 < a["seconds"] < 60 for a in answers)
     assert json.loads(saved[0].read_text())["answers"][7]["resumed"] is True
     done = medgan("reader-study", "score", saved[0], "--out", folder / "scores.csv")
     assert done.returncode == 0, done.stderr
-    assert (
-        "accuracy 100.0% (83.9% to 100.0%) of 20 images" in done.stdout
-        and "AUC of confidence 1.000" in done.stdout
-    )
+    assert "accuracy 100.0% (83.9% to 100.0%) of 20 images" in done.stdout
+    assert "AUC of confidence 1.000" in done.stdout
     assert len((folder / "scores.csv").read_text().splitlines()) == 2
 
 
-def wait_for(folder: Path, *patterns: str) -> list[Path]:
-    "The downloaded file of each pattern, once it is whole."
-    from browser import wait
-
-    def whole(pattern):
-        return next((path for path in folder.glob(pattern) if path.stat().st_size), None)
-
-    return [wait(partial(whole, pattern), 20, pattern) for pattern in patterns]
+def save(page: Page, button: str, folder: Path) -> Path:
+    "Click a button that saves a file; where the file is."
+    with page.expect_download() as download:
+        page.click(button)
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
 
 
 @needs_chromium
-def test_a_double_click_counts_once_and_two_tabs_agree(written, tmp_path_factory):
+def test_a_double_click_counts_once_and_two_tabs_agree(written):
     folder, _ = written
-    with Browser(tmp_path_factory.mktemp("profile"), 390, 780) as browser:
-        browser.open((folder / "test.html").as_uri())
-        browser.type("A")
-        browser.click("#begin")
-        browser.until("shownAt > 0")
-        browser.click("#next", times=2)  # nothing chosen
-        assert browser.js("session.answers.length") == 0
-        browser.click("label:has(input[value=real]) span", times=2)
-        browser.click("label:has(input[value='4']) span")
-        browser.click("#next", times=2)
-        assert (
-            browser.js("session.answers.map(a => a.item + a.answer + a.confidence).join()")
-            == "001real4"
-        )
-        browser.until("shownAt > 0")
+    with open_page(390, 780) as (page, log):
+        page.goto((folder / "test.html").as_uri())
+        page.keyboard.insert_text("A")
+        page.click("#begin")
+        until(page, "shownAt > 0")
+        page.click("#next", click_count=2, force=True)  # nothing chosen
+        assert page.evaluate("session.answers.length") == 0
+        page.click("label:has(input[value=real]) span", click_count=2)
+        page.click("label:has(input[value='4']) span")
+        page.click("#next", click_count=2)
+        saved = "session.answers.map(a => a.item + a.answer + a.confidence).join()"
+        assert page.evaluate(saved) == "001real4"
+        until(page, "shownAt > 0")
         # another tab has answered 002
-        browser.js(
+        page.evaluate(
             "(() => {const other = load(answersKey('A'));"
             " other.answers.push({item: '002', answer: 'real', confidence: 5, comment: '',"
             " seconds: 1, resumed: false, at: ''});"
             " localStorage.setItem(answersKey('A'), JSON.stringify(other));})()"
         )
         for key in ("g", "1", "Enter"):
-            browser.press(key)
-        assert browser.js("session.answers.map(a => a.item + a.answer).join()") == "001real,002real"
-        assert browser.js("document.documentElement.scrollWidth <= window.innerWidth")
-        browser.js("localStorage.setItem(answersKey('A'), '{broken')")
-        browser.reload()
-        assert browser.js("!document.getElementById('intro').hidden") and browser.errors == []
+            page.keyboard.press(key)
+        assert page.evaluate(saved) == "001real4,002real5"
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        page.evaluate("localStorage.setItem(answersKey('A'), '{broken')")
+        page.reload()
+        assert page.evaluate("!document.getElementById('intro').hidden") and log.errors == []
 
 
 def test_nothing_in_the_page_betrays_the_answer(written):
