@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONSISTENT', 'INCONSISTENT', 'SUPPORTED', 'CONTRADICTED', 'INCONCLUSIVE', 'SINGLE_RUN', 'NOT_REPORTED',
-           'NOT_COMPARABLE', 'NOT_LEARNED', 'MIN_RUNS', 'Comparison', 'incomparable_reason', 'compare',
-           'compare_direction', 'fact', 'with_p_values', 'paper_values']
+           'NOT_COMPARABLE', 'Comparison', 'incomparable_reason', 'compare', 'compare_direction', 'fact',
+           'with_p_values', 'paper_values']
 
 # %% ../../../nbs/801_studies.common.comparison.ipynb #c7a0fd98
 import csv
@@ -21,8 +21,8 @@ from .results import Result
 CONSISTENT, INCONSISTENT = "consistent", "inconsistent"
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
 SINGLE_RUN, NOT_REPORTED, NOT_COMPARABLE = "single run", "not reported", "not comparable"
-NOT_LEARNED = "classifier did not learn"
-MIN_RUNS = 3
+_NOT_LEARNED = "classifier did not learn"
+_MIN_RUNS = 3
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def compare(result: Result, paper: float | str | None = None, reason: str = "") 
         return Comparison(result)
     if reason or result.ci_low is None or result.ci_high is None:
         return Comparison(result, paper, NOT_COMPARABLE, reason or "no interval")
-    if 0 < result.n_runs < MIN_RUNS:
+    if 0 < result.n_runs < _MIN_RUNS:
         return Comparison(result, paper, SINGLE_RUN)
     inside = result.ci_low <= paper <= result.ci_high
     return Comparison(result, paper, CONSISTENT if inside else INCONSISTENT)
@@ -102,7 +102,7 @@ def compare_direction(result: Result, claimed_sign: int, paper: float | None = N
         The paper's difference, where it prints one.
     """
     low, high = result.ci_low, result.ci_high
-    if 0 < result.n_runs < MIN_RUNS:
+    if 0 < result.n_runs < _MIN_RUNS:
         verdict = SINGLE_RUN
     elif low is None or high is None:
         return Comparison(result, paper, NOT_COMPARABLE, "no interval")
