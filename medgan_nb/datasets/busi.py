@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..data.dataset import ImageSet
 from medgan_nb.data.duplicates import (
     conflicting_labels,
@@ -23,7 +23,7 @@ from medgan_nb.data.duplicates import (
     near_duplicate_groups,
     thumbnail,
 )
-from ..data.files import list_entries, list_images, load_all, printable
+from ..data.files import list_entries, list_images, load_all
 from ..data.formats.images import load_image, load_mask
 from ..data.leakage import exact_duplicates, merge_duplicates
 from ..data.transforms import check_preprocessing, preprocess, to_square

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..core.files import resolve_inside
 from ..data.dataset import ImageSet
-from ..data.files import list_folders, printable
+from ..data.files import list_folders
 from ..data.formats.dicom import load_dicom, require_pydicom
 from .entry import DatasetEntry
 from .layout import layout_found

@@ -9,9 +9,9 @@ __all__ = ['CLASSES', 'PUBLISHED_COUNTS', 'LICENCE', 'LAYOUT', 'DATASET', 'detec
 import re
 from pathlib import Path
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..data.dataset import ImageSet
-from ..data.files import list_images, printable
+from ..data.files import list_images
 from ..data.leakage import merge_duplicates
 from ..data.transforms import check_preprocessing, load_preprocessed
 from .entry import DatasetEntry

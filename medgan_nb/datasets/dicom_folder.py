@@ -8,9 +8,9 @@ __all__ = ['LAYOUT', 'DATASET', 'image_files', 'detect', 'load']
 # %% ../../nbs/250_datasets.dicom_folder.ipynb #9d9bcdc4
 from pathlib import Path
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..data.dataset import ImageSet
-from ..data.files import list_folders, list_images, printable
+from ..data.files import list_folders, list_images
 from ..data.formats.dicom import DICOM_SUFFIXES, load_dicom, require_pydicom
 from .entry import DatasetEntry
 from .layout import layout_found

@@ -8,9 +8,9 @@ __all__ = ['SPLITS', 'LAYOUT', 'DATASET', 'image_files', 'load']
 # %% ../../nbs/255_datasets.folder.ipynb #f579ea79
 from pathlib import Path
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..data.dataset import ImageSet
-from ..data.files import list_folders, list_images, printable
+from ..data.files import list_folders, list_images
 from ..data.leakage import merge_duplicates
 from ..data.transforms import check_preprocessing, load_preprocessed
 from .entry import DatasetEntry

@@ -9,9 +9,9 @@ __all__ = ['CLASSES', 'LICENCE', 'LAYOUT', 'DATASET', 'detect', 'table_files', '
 import re
 from pathlib import Path
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..data.dataset import ImageSet
-from ..data.files import list_images, printable
+from ..data.files import list_images
 from ..data.formats.dicom import DICOM_SUFFIXES, load_dicom, require_pydicom
 from .entry import DatasetEntry
 from .layout import find_root, layout_found

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..data.dataset import ImageSet
-from ..data.files import list_folders, list_images, printable
+from ..data.files import list_folders, list_images
 from ..data.formats.images import load_image, load_mask
 from .entry import DatasetEntry
 from .layout import find_root, layout_found

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
+from ..core.files import read_bytes
 from ..data.dataset import ImageSet
-from ..data.files import list_images, printable, read_bytes
+from ..data.files import list_images
 from ..data.formats.images import load_image
 from .entry import DatasetEntry
 from .layout import find_root, layout_found

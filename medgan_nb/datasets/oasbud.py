@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..core.files import sha256_file
 from ..data.dataset import ImageSet
-from ..data.files import printable
 from ..data.formats.matlab import description, open_struct_array
 from ..data.transforms import check_preprocessing
 from ..data.transforms import equalize_histogram as equalize_image

@@ -20,10 +20,9 @@ import numpy as np
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
-from ...core.errors import DataError
-from ...core.files import atomic_write, read_json, write_json
+from ...core.errors import DataError, printable
+from ...core.files import atomic_write, read_bytes, read_json, write_json
 from ...core.random import stream
-from ...data.files import printable, read_bytes
 from medgan_nb.evaluation.statistics import (
     cluster_bootstrap,
     holm,

@@ -12,14 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.errors import ConfigError, DataError
-from medgan_nb.data.files import (
-    filter_warnings,
-    printable,
-    read_bytes,
-    wrap_errors,
-    wrong_content,
-)
+from ...core.errors import ConfigError, DataError, printable
+from ...core.files import read_bytes
+from ..files import filter_warnings, wrap_errors, wrong_content
 from .images import check_size
 
 # %% ../../../nbs/106_data.formats.dicom.ipynb #cf57caf7

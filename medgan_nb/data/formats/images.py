@@ -13,15 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
-from ...core.errors import ConfigError, DataError
-from ...core.files import atomic_write
-from medgan_nb.data.files import (
-    filter_warnings,
-    printable,
-    read_bytes,
-    wrap_errors,
-    wrong_content,
-)
+from ...core.errors import ConfigError, DataError, printable
+from ...core.files import atomic_write, read_bytes
+from ..files import filter_warnings, wrap_errors, wrong_content
 
 # %% ../../../nbs/105_data.formats.images.ipynb #0bb55a4f
 _FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF")
