@@ -8,6 +8,8 @@ __all__ = ['one_line_errors', 'find_run', 'list_gans', 'load_gan', 'load_synthet
 
 # %% ../../nbs/920_app.runs.ipynb #a52f96a5
 import csv
+import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
@@ -17,10 +19,10 @@ import numpy as np
 import torch
 
 from ..core.errors import ConfigError, DataError, MedganError, WeightsError, check_choice
-from ..core.files import resolve_inside
+from ..core.files import check_shape, read_bytes, resolve_inside
 from ..data.dataset import ImageSet, to_pixels
 from ..data.formats.images import load_image
-from ..experiments.run import Run, load_run
+from ..experiments.run import Run, UnfinishedRunError, load_run
 from ..experiments.status import format_status, run_status
 from ..experiments.study import outputs_folder, project_root
 from ..studies.registry import STUDIES
@@ -93,17 +95,12 @@ def _load_finished_run(folder: Path) -> Run:
     "The run in a folder; the `DataError` for an unfinished one gives its state."
     try:
         return load_run(folder)
-    except DataError as error:
+    except UnfinishedRunError as error:
         if not (folder / "config.json").exists():
             raise
         raise DataError(
             f"{folder.name}: not finished, so nothing can be shown yet "
             f"({format_status(run_status(folder))})"
-        ) from error
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder}: its config.json is not that of a run ({error!r}); "
-            "expected the folder of a run, outputs/<paper>/<run-id>"
         ) from error
 
 # %% ../../nbs/920_app.runs.ipynb #ab142b73
@@ -206,15 +203,23 @@ def _list_files(folder: Path) -> list[tuple[str, str]]:
         names = [path.relative_to(folder).as_posix() for path in paths]
         subfolders = ["" if path.parent == folder else path.parent.name for path in paths]
         return [(name, label or "generated") for name, label in zip(names, subfolders)]
+    path = folder / "list.csv"
     try:
-        with open(folder / "list.csv", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [(row["file"], row.get("class") or "generated") for row in rows]
-    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.DictReader(io.StringIO(read_bytes(path, "a table").decode())))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a table ({error}); restore it or delete it") from error
+    for number, row in enumerate(rows, 2):
+        check_shape(row, dict[str, str], f"{path}: line {number}")
+    if rows and "file" not in rows[0]:
         raise DataError(
-            f"{folder / 'list.csv'}: not a list of images ({error!r}); "
-            "expected the columns file and class"
-        ) from error
+            f"{path}: columns {', '.join(rows[0])}; expected the columns file and class"
+        )
+    return [(row["file"], _class_of(row)) for row in rows]
+
+
+def _class_of(row: dict[str, str]) -> str:
+    "The class of a line of list.csv, without the apostrophe that `csv_text` puts before a formula."
+    return re.sub(r"^'(?=\s*[=+@-])", "", row.get("class") or "generated")
 
 
 def _synthetic_set(run: Run, pixels: torch.Tensor, labels, classes, names) -> ImageSet:

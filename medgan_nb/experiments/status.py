@@ -15,7 +15,7 @@ from ..core.files import read_json
 from .executor import INTERRUPTED
 from .lease import Lease, is_alive
 from .records import Progress, read_log
-from .run import UnfinishedRun, load_run
+from .run import UnfinishedRunError, load_run
 
 # %% ../../nbs/750_experiments.status.ipynb #19989891
 def _progress(folder: Path) -> dict:
@@ -84,7 +84,7 @@ def _end_state(folder: Path) -> str:
     try:
         load_run(folder)
         return "done"
-    except UnfinishedRun:
+    except UnfinishedRunError:
         return ""
     except DataError as error:
         return f"unreadable: {error}"
