@@ -19,7 +19,7 @@ from ..core.device import pick_device, retain_heap, versions
 from ..core.errors import ConfigError, DataError
 from ..core.files import digest, read_json, safe_name, to_jsonable, write_json
 from ..data.dataset import ImageSet
-from .lease import process_identity
+from .lease import Lease, process_identity
 from medgan_nb.experiments.records import (
     Stage,
     check_folder,
@@ -255,8 +255,9 @@ def load_run(folder: Path | str) -> Run:
         )
     check_folder(folder)
     run = Run(folder, read_config(folder))
-    safe_name(run.id)
     read_log(folder)
+    if fault := Lease.latest(folder).fault:
+        raise DataError(fault)
     written = os.path.lexists(folder / "metrics.json")
     if not written or read_metrics(folder)["hash"] != config_hash(run.config):
         raise UnfinishedRunError(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..core.errors import DataError, printable
 from ..core.files import read_json
-from .executor import INTERRUPTED
+from .executor import DONE, INTERRUPTED
 from .lease import Lease, is_alive
 from .records import Progress, read_log
 from .run import UnfinishedRunError, load_run
@@ -68,10 +68,9 @@ def run_status(folder: Path) -> dict:
         here = is_alive(lease.owner)
         state = "running" if here else f"running on {lease.owner.get('host', '')}"
         return row | {"state": state} | _progress(folder)
-    state = f"unreadable: {lease.fault}" if lease.fault else _end_state(folder)
-    if state:
+    if state := f"unreadable: {lease.fault}" if lease.fault else _end_state(folder):
         return row | {"state": state.replace(f"{folder}/", "")}
-    if lease.outcome not in (None, INTERRUPTED):
+    if lease.outcome not in (None, INTERRUPTED, DONE):
         return row | {"state": f"failed: {lease.outcome}"}
     if lease.number == 0 and not (folder / "config.json").exists():
         return row | {"state": "not started"}

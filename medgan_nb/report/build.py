@@ -17,6 +17,7 @@ from ..experiments.status import run_statuses
 from ..experiments.study import Study, project_root
 from .contents import Contents, usable_runs, write_contents
 from .page import Part, page
+from ..studies.common.predictions import check_predictions
 from ..studies.common.results import check_results
 from ..studies.registry import PRESETS
 
@@ -63,6 +64,7 @@ def _results_fault(study: Study, run: Run) -> str | None:
         check_choice(run.config["paper"], [study.name], "paper")
         check_choice(run.config["params"]["preset"], PRESETS, "preset")
         check_results(run)
+        check_predictions(study.name, run.folder / "predictions.json")
     except MedganError as error:
         return f"unreadable: {error}".replace(f"{run.folder}/", "")
     return None

@@ -142,15 +142,23 @@ def usable_runs(runs: list[Run], make: Callable[[list[Run]], object]) -> tuple[l
     dict of str
         By run id, what is wrong with each of the others.
     """
-    if _fault(make, runs) is None:
+    fault = _fault(make, runs)
+    if fault is None:
         return runs, {}
-    faults = {run.id: _fault(make, [run]) for run in runs}
-    usable = []
-    for run in runs:
-        faults[run.id] = faults[run.id] or _fault(make, [*usable, run])
-        if faults[run.id] is None:
-            usable.append(run)
-    return usable, {name: fault for name, fault in faults.items() if fault}
+    if len(runs) == 1:
+        return [], {runs[0].id: fault}
+    halves = [usable_runs(part, make) for part in (runs[: len(runs) // 2], runs[len(runs) // 2 :])]
+    usable = max((usable for usable, _ in halves), key=len)
+    faults = {}
+    for run in (
+        run for run in runs if run not in usable
+    ):  # one alone may fit, or not fit, the rest
+        fault = _fault(make, [*usable, run])
+        if fault is None:
+            usable = [*usable, run]
+        else:
+            faults[run.id] = fault
+    return usable, faults
 
 
 def _fault(make: Callable[[list[Run]], object], runs: list[Run]) -> str | None:
