@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..core.errors import ConfigError, DataError, MedganError, WeightsError, check_choice
 from ..core.files import check_shape, read_bytes, resolve_inside
@@ -26,7 +27,7 @@ from ..experiments.run import Run, UnfinishedRunError, load_run
 from ..experiments.status import format_status, run_status
 from ..experiments.study import outputs_folder, project_root
 from ..studies.registry import STUDIES
-from ..training.checkpoint import load_into, load_tree
+from ..training.checkpoint import TrainedTree, check_tree, load_into, load_tree
 from ..training.loop import Trained
 from ..training.registry import rebuild_recipe
 
@@ -143,18 +144,28 @@ def load_gan(run: Run, name: str = "") -> Trained:
     """
     gans = list_gans(run)
     path = check_choice(name or next(iter(gans)), gans, "GAN of this run")
-    checkpoint = load_tree(path)
+    checkpoint = check_tree(path, load_tree(path), TrainedTree)
     try:
         recipe = rebuild_recipe(checkpoint["identity"]["recipe"])
-        weights = {key: checkpoint[key] for key in ("G", "D")}
-    except (KeyError, TypeError) as error:
+        for key, build in (("G", recipe.G), ("D", recipe.D)):
+            _check_shapes(build, checkpoint[key])
+    except Exception as error:  # a description that somebody made up may break any builder
         raise WeightsError(
             f"{path}: does not say how its networks were built ({error!r}); run the study again"
         ) from error
-    G = load_into(recipe.G(), weights["G"], f"{path} (G)").eval()
-    D = load_into(recipe.D(), weights["D"], f"{path} (D)").eval()
-    kimg, seconds = (checkpoint.get(key, 0.0) for key in ("kimg", "seconds"))
-    return Trained(recipe, G, D, log=[], kimg=kimg, seconds=seconds)
+    G = load_into(recipe.G(), checkpoint["G"], f"{path} (G)").eval()
+    D = load_into(recipe.D(), checkpoint["D"], f"{path} (D)").eval()
+    return Trained(recipe, G, D, [], checkpoint["kimg"], checkpoint["seconds"])
+
+
+def _check_shapes(build: Callable[[], nn.Module], weights: dict) -> None:
+    "Raise unless a network has the weights' shapes; it is built without memory for its own."
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in build().state_dict().items()}
+    shapes = {name: getattr(value, "shape", None) for name, value in weights.items()}
+    if shapes != expected:
+        names = sorted(key for key in shapes | expected if shapes.get(key) != expected.get(key))
+        raise ValueError(f"{names[0]} has shape {shapes.get(names[0])}")
 
 # %% ../../nbs/920_app.runs.ipynb #359b459b
 def load_synthetic_images(run: Run, max_images: int = 2000) -> ImageSet:

@@ -233,8 +233,11 @@ def resolve_inside(root: Path | str, path: Path | str) -> Path:
     try:
         root = Path(root).resolve()
         full = (root / path).resolve()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL character
-        raise DataError(f"{path!r}: not a path ({error}); refused") from None
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            full.lstat()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, NUL, an endless name
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{str(path)[:80]!r}: not a path ({reason}); refused") from None
     if full != root and root not in full.parents:
         raise DataError(f"{path}: leads outside {root}; refused")
     return full

@@ -140,7 +140,7 @@ def _dicom_files(path: str, root: Path) -> list[Path] | None:
     for top in (root, root / "CBIS-DDSM"):
         if resolve_inside(root, top / path).is_file():
             return [top / path]
-        folder = top / path.split("/")[0]
+        folder = resolve_inside(root, top / path.split("/")[0])
         if folder.is_dir():
             return [file for file in sorted(folder.rglob("*.dcm")) if resolve_inside(root, file)]
     return None
