@@ -523,11 +523,11 @@ def test_masks_of_cbis_ddsm_are_told_by_content(cbis):
     assert not any(finding.fault for finding in check(cbis))
 
 
-@pytest.mark.parametrize("path", ["x" * 300 + "/1.dcm", "a/" * 3000 + "1.dcm", "a\0b/1.dcm"])
+@pytest.mark.parametrize("path", ["x" * 300, "a/" * 3000, "a\0b"])
 def test_an_endless_path_in_the_table_is_refused(cbis, path):
     table = cbis / "mass_case_description_train_set.csv"
-    name = "Mass-Training_P_00003_LEFT_CC"
-    row = f"{name}/{path},BENIGN,{name}_1/{path},{name}_1/{path}"
+    name = "Mass-Training_P_00001_LEFT_CC"
+    row = f"{name}/{path}/1.dcm,BENIGN,{path}/2.dcm,{name}_1/{path}/3.dcm"
     table.write_text(f"{table.read_text()}\n{row}\n")
     with pytest.raises(DataError):
         load("cbis_ddsm", cbis, size=32)

@@ -52,7 +52,8 @@ def decode_image(path: Path | str) -> np.ndarray:
             _check_header(image, data)
             n_bytes = 2 * image.width * image.height * max(2, len(image.getbands()))
             with decoding(n_bytes), _silent_libtiff(image):
-                return _to_grey(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+                return _to_grey(image)
 
 
 def _open_header(data: bytes) -> Image.Image:
