@@ -250,6 +250,9 @@ def _finalize(spec: RunSpec, exit_status: int) -> str:
     return redact_text(line, private_folders)
 
 # %% ../../nbs/725_experiments.executor.ipynb #06b2202c
+_ONE_LINE_ERRORS = ("MedganError", *(error.__name__ for error in MedganError.__subclasses__()))
+
+
 def _failure_reason(folder: Path, exit_status: int) -> tuple[str, str]:
     """What ended a run: one line, and the traceback.
 
@@ -262,9 +265,12 @@ def _failure_reason(folder: Path, exit_status: int) -> tuple[str, str]:
     for cell in cells:
         for output in cell.get("outputs", []):
             if output.get("output_type") == "error":
+                traceback = _strip_ansi("\n".join(output.get("traceback", [])))
+                name, value = output.get("ename", "error"), output.get("evalue", "")
+                if name in _ONE_LINE_ERRORS:
+                    return value, traceback
                 where = f"cell In [{cell.get('execution_count')}] `{_first_line(cell)}`"
-                traceback = _strip_ansi("\n".join(output["traceback"]))
-                return f"{where}: {output['ename']}: {output['evalue']}", traceback
+                return f"{where}: {name}: {value}", traceback
     log = folder / "run.log"
     text = _strip_ansi(read_bytes(log).decode(errors="replace")).strip() if log.exists() else ""
     if exit_status < 0:

@@ -12,13 +12,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from ..core.device import pick_device, retain_heap, versions
 from ..core.errors import ConfigError, DataError
 from ..core.files import digest, read_json, safe_name, to_jsonable, write_json
-from ..data.dataset import ImageSet
 from .lease import Lease, process_identity
 from medgan_nb.experiments.records import (
     Stage,
@@ -28,7 +27,9 @@ from medgan_nb.experiments.records import (
     read_metrics,
 )
 from .study import Study, outputs_folder
-from ..viz.grid import image_grid, save_figure
+
+if TYPE_CHECKING:
+    from medgan_nb.data.dataset import ImageSet
 
 # %% ../../nbs/710_experiments.run.ipynb #79474aa5
 def config_hash(config: dict) -> str:
@@ -82,7 +83,7 @@ class Run:
 
     folder: Path
     config: dict
-    data: dict[str, ImageSet] = field(default_factory=dict, repr=False)
+    data: "dict[str, ImageSet]" = field(default_factory=dict, repr=False)
     device: str = "cpu"
     lock: FileLock | None = field(default=None, repr=False)
 
@@ -134,10 +135,14 @@ class Run:
 
     def save_figure(self, figure, name: str) -> Path:
         "Write a figure under figures/ and return its path."
+        from medgan_nb.viz.grid import save_figure
+
         return save_figure(figure, self.folder / "figures" / f"{safe_name(name, 'figure')}.png")
 
     def save_samples(self, images) -> Path:
         "Write a mosaic of generated images as samples.png."
+        from medgan_nb.viz.grid import image_grid, save_figure
+
         return save_figure(image_grid(images, columns=8), self.folder / "samples.png")
 
     def finish(self, results: list) -> dict:
@@ -164,6 +169,8 @@ class Run:
 
 def build_metrics(config: dict, results: Iterable = (), seconds: float = 0.0) -> dict:
     "The content of metrics.json; results are dicts or dataclasses, seconds those of the stages."
+    from medgan_nb.core.device import versions
+
     return {
         "paper": config["paper"],
         "hash": config_hash(config),
@@ -186,12 +193,14 @@ def start_run(study: Study, given: dict) -> Run:
         For parameters or data that cannot be used; nothing has been written then.
     """
     config, data = study.configure(given)
+    if config["data"]["simulated"]:  # nothing is compared with a published distance
+        os.environ.setdefault("MEDGAN_OFFLINE", "1")
     outputs = outputs_folder(given.get("outputs", ""))
     return open_run(outputs, config, data, given.get("device", "auto"))
 
 
 def open_run(
-    outputs: Path | str, config: dict, data: dict[str, ImageSet], device: str = "cpu"
+    outputs: Path | str, config: dict, data: "dict[str, ImageSet]", device: str = "cpu"
 ) -> Run:
     """Find or create the folder of a configuration, lock it, and write config.json.
 
@@ -202,6 +211,8 @@ def open_run(
     DataError
         If the outputs folder cannot be written.
     """
+    from medgan_nb.core.device import pick_device, retain_heap, versions
+
     config = to_jsonable(config | {"versions": versions()})
     folder = Path(outputs) / safe_name(config["paper"]) / run_id(config)
     try:

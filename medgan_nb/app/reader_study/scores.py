@@ -63,7 +63,11 @@ def load_answers(path: Path | str) -> ReaderAnswers:
     DataError
         If the file is none of these, holds more than one reader or test, or an answer is invalid.
     """
-    text = read_bytes(path).decode("utf-8", errors="replace").lstrip("\ufeff")
+    text = (
+        read_bytes(path, "a file of answers", 64 << 20)
+        .decode("utf-8", errors="replace")
+        .lstrip("\ufeff")
+    )
     sources, answers = set(), {}
     try:
         for row in _parse_rows(text):
