@@ -261,12 +261,25 @@ def data_list(data_dir: _DataDir = "") -> None:
 
 
 def _print_image_sets(data_dir: str) -> None:
-    from medgan_nb.datasets.registry import list_datasets
+    from medgan_nb.datasets.catalogue import CATALOGUE
 
-    for row in list_datasets(data_dir or None):
-        print(f"{row['name']:16} {row['found']}; {row['title']}; licence: {row['licence']}")
-        if not row["simulated"]:
-            print(f"{'':16} {row['how_to_get']}")
+    found = None
+    if data_dir:
+        from medgan_nb.datasets.registry import detected
+
+        found = detected(data_dir)
+    for terms in CATALOGUE.values():
+        state = "built in" if terms.simulated else _copy_state(terms.name, found)
+        print(f"{terms.name:16} {state}; {terms.title}; licence: {terms.licence}")
+        if not terms.simulated:
+            print(f"{'':16} {terms.how_to_get}")
+
+
+def _copy_state(name: str, found: list[str] | None) -> str:
+    "Whether there is a copy of a set, where a folder was given and the set has a layout."
+    if found is None or name == "folder":
+        return "not looked for"
+    return "yes" if name in found else "no"
 
 # %% ../nbs/990_cli.ipynb #df3cd550
 @_data_app.command("check")

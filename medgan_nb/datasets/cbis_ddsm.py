@@ -19,6 +19,7 @@ from ..core.files import resolve_inside
 from ..data.dataset import ImageSet
 from ..data.files import list_folders
 from ..data.formats.dicom import load_dicom, require_pydicom
+from .catalogue import terms
 from .entry import DatasetEntry
 from .layout import layout_found
 from medgan_nb.datasets.mammography import (
@@ -34,7 +35,7 @@ from .tables import load_table
 # %% ../../nbs/235_datasets.cbis_ddsm.ipynb #e767b73e
 CLASSES = ("benign", "malignant")
 PUBLISHED_COUNTS = {"train": 2458, "test": 645}
-LICENCE = "CC BY 3.0"
+LICENCE = terms("cbis_ddsm")["licence"]
 LAYOUT = (
     "mass_case_description_train_set.csv ... and CBIS-DDSM/Mass-Training_P_00001_LEFT_CC/.../*.dcm"
 )
@@ -270,13 +271,7 @@ def load(
 
 
 DATASET = DatasetEntry(
-    name="cbis_ddsm",
-    title="mammograms (CBIS-DDSM), Lee et al. 2017",
-    licence=LICENCE,
-    url="https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY",
-    how_to_get="download the full mammograms (with the ROI masks for lesions) and the four tables "
-    "from the Cancer Imaging Archive (collection CBIS-DDSM), "
-    "then give the folder of the tables as data_dir",
+    **terms("cbis_ddsm"),
     layout=LAYOUT,
     load=load,
     image_files=image_files,
