@@ -1346,6 +1346,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                                                                  'medgan_nb/metrics/calibration.py'),
                                                'medgan_nb.metrics.calibration._standard_error': ( 'metrics.calibration.html#_standard_error',
                                                                                                   'medgan_nb/metrics/calibration.py'),
+                                               'medgan_nb.metrics.calibration._unseen': ( 'metrics.calibration.html#_unseen',
+                                                                                          'medgan_nb/metrics/calibration.py'),
                                                'medgan_nb.metrics.calibration._without_class': ( 'metrics.calibration.html#_without_class',
                                                                                                  'medgan_nb/metrics/calibration.py'),
                                                'medgan_nb.metrics.calibration.calibration_card': ( 'metrics.calibration.html#calibration_card',

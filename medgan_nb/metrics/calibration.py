@@ -483,7 +483,7 @@ def calibration_card(
         dead_share=float((np.ptp(everything, axis=0) == 0).mean()),
         effective_dimension=_effective_dimension(everything),
         refusals=(*curve_refusals, *_damage_refusals(rows), *probe_refusals),
-        unknown=(*left_out_unknown, *probe_unknown),
+        unknown=(*_unseen(rows), *left_out_unknown, *probe_unknown),
         seconds=round(time.monotonic() - start, 2),
     )
 
@@ -553,7 +553,22 @@ def _measure_curves(
     ]
     copies = frechet_distance(reference, reference)
     rows.append(CardRow("copies", None, copies, distances[_CLEAN], 0.0, 0.0, len(reference)))
-    return rows, [r for name in _CURVES for r in _curve_refusals(distances, draws, name)]
+    refusals = [r for name in _CURVES for r in _curve_refusals(distances, draws, name)]
+    return rows, refusals
+
+
+def _unseen(rows: Sequence[CardRow]) -> list[str]:
+    "The strengths of blur and noise whose distances are not above clean images with certainty."
+    unseen = []
+    for name in _CURVES:
+        curve = [row for row in rows if row.distortion == name]
+        weak = [row for row in curve if row.value - row.baseline <= _Z * row.difference_error]
+        if weak and weak[-1] is not curve[-1]:
+            unseen.append(
+                f"{name} up to {weak[-1].strength:g} {_UNITS[name]}: it is not told from clean "
+                f"images ({weak[-1].value:.3g}, clean {weak[-1].baseline:.3g})"
+            )
+    return unseen
 
 
 def _left_out_rows(
