@@ -151,6 +151,8 @@ class CalibrationCard:
         Mean recall, with `balanced_accuracy_ci`, its 95 % interval; None where there is no probe.
     n_test : int
         Images that tested the probe.
+    n_clean : int
+        Clean images, of both sides, that the two numbers below rest on.
     dead_share : float
         Share of features without variance, 0 to 1.
     effective_dimension : float
@@ -171,6 +173,7 @@ class CalibrationCard:
     balanced_accuracy: float | None
     balanced_accuracy_ci: tuple[float, float] | None
     n_test: int
+    n_clean: int
     dead_share: float
     effective_dimension: float
     refusals: tuple[str, ...]
@@ -253,7 +256,7 @@ def _standard_error(values) -> float:
 
 
 def _curve_draws(
-    reference: np.ndarray, sets: Mapping, groups: tuple, n_draws: int, seed: int
+    reference: np.ndarray, sets: Mapping, groups: Sequence, n_draws: int, seed: int
 ) -> dict[tuple, np.ndarray]:
     "Distances (n_draws,) of each set on the same half-samples."
     rng, draws = np.random.default_rng([seed, 1]), []
@@ -282,7 +285,7 @@ def _left_out_row(
     reference: np.ndarray,
     clean: np.ndarray,
     kept: np.ndarray,
-    groups: tuple,
+    groups: Sequence,
     name: str,
     n_draws: int,
     seed: int,
@@ -401,7 +404,7 @@ def _probe_verdict(
 
 # %% ../../nbs/560_metrics.calibration.ipynb #130d43ea
 _MAX_COMPARED, _MAX_CLEAN = 280, 560
-_MIN_GROUPS = 4
+_MIN_GROUPS = 4  # halves are compared, of two or more
 _MIN_LEFT = 16
 
 
@@ -448,7 +451,7 @@ def calibration_card(
     Raises
     ------
     DataError
-        If images, labels or groups do not fit together, a side has fewer than four groups, or n or
+        If images, labels or groups do not fit together, a side has fewer than four images, or n or
         n_draws is out of range.
     """
     start = time.monotonic()
@@ -463,11 +466,11 @@ def calibration_card(
         for which in _DISTORTIONS
     }
     rows, curve_refusals = _measure_curves(
-        clean[0][:n], sets, (real.groups[:n], other.groups[:n]), n_draws, seed
+        clean[0][:n], sets, [_halvable(part.groups[:n]) for part in (real, other)], n_draws, seed
     )
     left_out, left_out_unknown = _left_out_rows(clean, real, other, classes, n_draws, seed)
     recalls, accuracy, interval = _probe_recalls(
-        (clean[1], other.labels), (clean[0], real.labels), classes, real.groups
+        (clean[1], other.labels), (clean[0], real.labels), classes, _halvable(real.groups)
     )
     probe_refusals, probe_unknown = _probe_verdict(accuracy, interval, len(set(real.labels)))
     everything = np.concatenate(clean)
@@ -480,21 +483,28 @@ def calibration_card(
         balanced_accuracy=accuracy,
         balanced_accuracy_ci=interval,
         n_test=len(real.labels),
+        n_clean=len(everything),
         dead_share=float((np.ptp(everything, axis=0) == 0).mean()),
         effective_dimension=_effective_dimension(everything),
         refusals=(*curve_refusals, *_damage_refusals(rows), *probe_refusals),
-        unknown=(*_unseen(rows), *left_out_unknown, *probe_unknown),
+        unknown=(
+            *_unseen(rows),
+            *left_out_unknown,
+            *probe_unknown,
+            *_few_groups((real, other)),
+        ),
         seconds=round(time.monotonic() - start, 2),
     )
 
 
 @dataclass(frozen=True)
 class _Part:
-    "Images (N, 1, H, W) in random order with their labels (N,) and groups (N,)."
+    "Images (N, 1, H, W) in random order with their labels (N,), groups (N,) and a name."
 
     images: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
+    name: str
 
 
 def _part(images, labels, groups, classes: Sequence[str], seed: int, name: str) -> _Part:
@@ -510,7 +520,23 @@ def _part(images, labels, groups, classes: Sequence[str], seed: int, name: str) 
     if not np.isin(labels, range(len(classes))).all():
         raise DataError(f"{name}: a label is not one of 0 to {len(classes) - 1}")
     order = np.random.default_rng([seed, 0]).permutation(n)[:_MAX_CLEAN]
-    return _Part(images[order], labels[order].astype(int), groups[order])
+    return _Part(images[order], labels[order].astype(int), groups[order], name)
+
+
+def _halvable(groups: np.ndarray) -> np.ndarray:
+    "The groups; each image for itself where there are too few groups to draw halves of them."
+    enough = len(np.unique(groups)) >= _MIN_GROUPS
+    return groups if enough else np.arange(len(groups))
+
+
+def _few_groups(parts: Sequence[_Part]) -> list[str]:
+    "What is said where the standard errors cannot be those over groups."
+    return [
+        f"the spread over patients: {len(np.unique(part.groups))} groups among {part.name}; the "
+        "standard errors take each image for itself"
+        for part in parts
+        if len(np.unique(part.groups)) < _MIN_GROUPS
+    ]
 
 
 def _checked_count(n: int | None, n_reference: int, n_images: int, n_draws: int) -> int:
@@ -518,26 +544,20 @@ def _checked_count(n: int | None, n_reference: int, n_images: int, n_draws: int)
     limit = min(n_reference, n_images)
     if n_draws < 2:
         raise DataError(f"n_draws is {n_draws}; expected 2 or more")
-    if n is None:
+    if n is None and limit >= _MIN_GROUPS:
         return min(limit, _MAX_COMPARED)
-    if not 2 * _MIN_GROUPS <= n <= limit:
+    if n is None or not _MIN_GROUPS <= n <= limit:
         raise DataError(
             f"n is {n} with {n_reference} reference images and {n_images} others; expected "
-            f"{2 * _MIN_GROUPS} to {limit}"
+            f"{_MIN_GROUPS} or more images on each side, and n from {_MIN_GROUPS} to their number"
         )
     return n
 
 
 def _measure_curves(
-    reference: np.ndarray, sets: Mapping, groups: tuple, n_draws: int, seed: int
+    reference: np.ndarray, sets: Mapping, groups: Sequence, n_draws: int, seed: int
 ) -> tuple[list[CardRow], list[str]]:
     "A row for clean images, copies and each distorted set; and the refusals of the two curves."
-    for part in groups:
-        if len(np.unique(part)) < _MIN_GROUPS:
-            raise DataError(
-                f"{len(np.unique(part))} groups among {len(part)} images; expected {_MIN_GROUPS} "
-                "or more, as halves of them are compared"
-            )
     distances = {which: frechet_distance(reference, x) for which, x in sets.items()}
     draws = _curve_draws(reference, sets, groups, n_draws, seed)
     rows = [
@@ -589,6 +609,6 @@ def _left_out_rows(
                 f"other classes; expected {_MIN_LEFT} or more, and some of {name}"
             )
             continue
-        groups = (real.groups, other.groups)
+        groups = [_halvable(part.groups) for part in (real, other)]
         rows.append(_left_out_row(*features, kept, groups, name, n_draws, seed))
     return rows, unknown
