@@ -9,7 +9,8 @@ import pytest
 from medgan_nb.core.errors import DataError
 from medgan_nb.datasets import registry
 from medgan_nb.experiments.run import Run
-from medgan_nb.metrics.calibration import CalibrationCard, calibration_card, describe
+from medgan_nb.metrics.calibration import CalibrationCard, calibration_card
+from medgan_nb.metrics.distortions import describe
 from medgan_nb.metrics.features import feature_network, random_network
 from medgan_nb.studies.common.calibration import admitted, calibration_cards
 from medgan_nb.studies.common.feature_networks import study_feature_network

@@ -12,7 +12,8 @@ from functools import partial
 
 from ...data.dataset import ImageSet
 from ...experiments.run import Run
-from ...metrics.calibration import CalibrationCard, calibration_card, distorted_examples
+from ...metrics.calibration import CalibrationCard, calibration_card
+from ...metrics.distortions import distorted_examples
 from ...metrics.features import FeatureNetwork
 from .results import Result
 from ...viz.calibration import calibration_figure
