@@ -6,20 +6,18 @@
 __all__ = ['watch', 'trajectory_figure']
 
 # %% ../../../nbs/842_studies.p2.callbacks.ipynb #a685b073
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
-from ...core.files import atomic_write, read_jsonl
 from ...data.dataset import ImageSet
 from ...metrics.features import FeatureNetwork, extract_features
 from ...metrics.fid import frechet_distance
 from ..common.generated import class_labels
+from ..common.trajectory import is_due, record_point
 from ...training.checkpoint import save_tree
-from ...training.loop import Trained
 from ...viz.curves import curve_with_band
 
 # %% ../../../nbs/842_studies.p2.callbacks.ipynb #9778ea41
@@ -38,27 +36,19 @@ def watch(
     Lines go to `trajectory.jsonl` (`kimg`, `distance`), the best average to `best.safetensors`.
     After a resume, lines of work that was lost are dropped.
     """
-    real, labels = (
-        extract_features(extractor, images.batch()),
-        torch.as_tensor(class_labels(images, n, seed)),
-    )
-    path, every = folder / "trajectory.jsonl", max(1, ticks // points)
+    real = extract_features(extractor, images.batch())
+    labels = torch.as_tensor(class_labels(images, n, seed))
+
+    def distance(generated):
+        return frechet_distance(real, extract_features(extractor, generated))
 
     def hook(state, log):
-        if len(log) % every:
+        if not is_due(state, log, points, ticks):
             return
-        seen = Trained(state.recipe, state.G_ema.eval(), state.D, log, state.kimg, state.seconds)
-        distance = frechet_distance(
-            real,
-            extract_features(
-                extractor, seen.sample(n, seed, labels if state.recipe.n_classes else None)
-            ),
-        )
-        rows = [row for row in read_jsonl(path) if row["kimg"] < round(state.kimg, 4)]
-        if distance < min((row["distance"] for row in rows), default=float("inf")):
+        measures = {"distance": distance}
+        *before, now = record_point(folder, state, log, measures, n, seed, labels)
+        if now["distance"] < min((row["distance"] for row in before), default=float("inf")):
             save_tree(folder / "best.safetensors", dict(state.G_ema.state_dict()))
-        rows.append({"kimg": round(state.kimg, 4), "distance": distance})
-        atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     return hook
 
