@@ -2775,6 +2775,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                                                                              'medgan_nb/studies/p4/predictions.py'),
                                                   'medgan_nb.studies.p4.predictions._best_threshold_accuracy': ( 'studies.p4.predictions.html#_best_threshold_accuracy',
                                                                                                                  'medgan_nb/studies/p4/predictions.py'),
+                                                  'medgan_nb.studies.p4.predictions._method': ( 'studies.p4.predictions.html#_method',
+                                                                                                'medgan_nb/studies/p4/predictions.py'),
                                                   'medgan_nb.studies.p4.predictions.accuracy_result': ( 'studies.p4.predictions.html#accuracy_result',
                                                                                                         'medgan_nb/studies/p4/predictions.py'),
                                                   'medgan_nb.studies.p4.predictions.auc_difference_result': ( 'studies.p4.predictions.html#auc_difference_result',

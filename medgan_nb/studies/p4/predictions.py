@@ -26,10 +26,14 @@ from ...experiments.run import Run
 from ..common.results import Result, estimate_fields
 
 # %% ../../../nbs/885_studies.p4.predictions.ipynb #ac08cc47
-_TWO_WAY = "two-way t over runs and patients"
 BEST_THRESHOLD = "accuracy at best threshold"
 _BEST_NOTE = "threshold chosen on the test images: what an arm could reach, not what it does"
 _OVER_RUNS = "Student's t over runs, same test images"
+
+
+def _method(n_runs: int) -> str:
+    "How an interval over runs and patients is made; one run has patients alone."
+    return "two-way t over runs and patients" if n_runs > 1 else "t over patients"
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def accuracy_result(found: Predictions, arm: str, condition: dict) -> Result:
         value=mean,
         ci_low=low,
         ci_high=high,
-        ci_method=_TWO_WAY,
+        ci_method=_method(len(correct)),
         pi_low=pi_low,
         pi_high=pi_high,
         n=correct.shape[1],
@@ -93,11 +97,12 @@ def accuracy_result(found: Predictions, arm: str, condition: dict) -> Result:
 def score_results(found: Predictions, arm: str, condition: dict) -> list[Result]:
     "Means over runs of AUC, recalls and the scores that only a whole run has, with intervals."
     logits = found.logits[arm]
-    scores = [("AUC", {}, auc_ci(found.labels, logits, found.groups), _TWO_WAY)]
+    two_way = _method(len(logits))
+    scores = [("AUC", {}, auc_ci(found.labels, logits, found.groups), two_way)]
     for k, name in enumerate(found.classes):
         members = found.labels == k
         interval = cluster_interval(found.correct(arm)[:, members], found.groups[members])
-        scores.append(("recall", {"class": name}, interval, _TWO_WAY))
+        scores.append(("recall", {"class": name}, interval, two_way))
     runs = [classification_metrics(found.labels, row, found.classes) for row in logits]
     for metric, key in (("balanced accuracy", "balanced_accuracy"), ("F1", "f1")):
         scores.append((metric, {}, t_interval([run[key] for run in runs]), _OVER_RUNS))
@@ -140,7 +145,7 @@ def difference_result(found: Predictions, arm: str, control: str, condition: dic
         table="differences",
         metric="accuracy (points)",
         condition={"arm": arm, "control": control} | condition,
-        ci_method=f"paired {_TWO_WAY}",
+        ci_method=f"paired {_method(len(correct))}",
         pi_low=pi_low,
         pi_high=pi_high,
         n=correct.shape[1],
@@ -157,7 +162,7 @@ def auc_difference_result(found: Predictions, arm: str, control: str, condition:
         table="auc_differences",
         metric="AUC difference",
         condition={"arm": arm, "control": control} | condition,
-        ci_method=f"paired {_TWO_WAY}",
+        ci_method=f"paired {_method(len(found.logits[arm]))}",
         n=len(found.labels),
         n_runs=len(found.logits[arm]),
         **estimate_fields(estimate),
