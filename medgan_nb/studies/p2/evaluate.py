@@ -22,7 +22,7 @@ from ...evaluation.statistics import cluster_interval
 from ...evaluation.training import TrainConfig, build_seeded
 from ...experiments.run import Run
 from ...models.classifiers import build_classifier
-from ..common.feature_networks import available_networks, study_feature_network
+from ..common.feature_networks import feature_networks
 from medgan_nb.studies.common.quality import (
     EvaluationSets,
     coverage_results,
@@ -47,9 +47,7 @@ def quality_results(run: Run, synthetic: ImageSet, trained: Trained) -> list[Res
     """Distances, coverage, grey levels, similarity and memorization with their baselines; and ADA's
     state.
     """
-    epochs = run.settings["feature_network_epochs"]
-    own = study_feature_network(run, run.data["pool"], epochs)
-    networks, note = available_networks(own)
+    networks, note = feature_networks(run.settings["feature_networks"])
     sets, seed = evaluation_sets(run, synthetic), run.config["params"]["seed"]
     results = []
     for network in networks:

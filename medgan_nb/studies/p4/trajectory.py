@@ -18,10 +18,11 @@ from ...core.random import stream
 from ...data.dataset import ImageSet
 from ...evaluation.statistics import paired_t_test
 from ...experiments.run import Run
-from ...metrics.features import extract_features, feature_network
+from ...metrics.features import feature_network
 from ...metrics.fid import frechet_distance
 from ...metrics.similarity import mean_pairwise_ssim
 from ..common.comparison import Comparison, compare, compare_direction
+from ..common.feature_networks import image_features
 from medgan_nb.studies.common.results import (
     Result,
     aggregate,
@@ -54,37 +55,31 @@ def watch_quality(folder: Path, normals: ImageSet, seed: int, points: int) -> Ca
         How many times to look; the last step is one of them.
     """
     n = min(_N_IMAGES, len(normals) // 2)
-    measures = cache(lambda: _measures(normals, n, seed))  # not before the first point
+    measure = cache(lambda: _measurement(normals, n, seed))  # not before the first point
     label = torch.full((n,), normals.classes.index("NORMAL"))
 
     def hook(state, log) -> None:
         if is_due(state, log, points):
-            record_point(folder, state, log, measures(), n, seed, label)
+            record_point(folder, state, log, measure(), n, seed, label)
 
     return hook
 
 
-def _measures(normals: ImageSet, n: int, seed: int) -> dict[str, Callable[[torch.Tensor], float]]:
-    "What is measured of n generated images; and of n other real images, whatever is generated."
+def _measurement(
+    normals: ImageSet, n: int, seed: int
+) -> Callable[[torch.Tensor], dict[str, float]]:
+    "What is measured of n generated images, with what n other real images score."
     network = feature_network(_NETWORK)
-    chosen, other = _halves(normals, n, seed)
-    real = extract_features(network, chosen)
+    order = torch.randperm(len(normals), generator=stream(seed, "trajectory"))[: 2 * n].numpy()
+    real = image_features(network, normals.select(order[:n]))
 
-    def distance(images: torch.Tensor) -> float:
-        return frechet_distance(real, extract_features(network, images))
+    def scores(images: torch.Tensor) -> dict[str, float]:
+        distance = frechet_distance(real, network(images))
+        return dict(zip(_METRICS, (distance, mean_pairwise_ssim(images, _N_PAIRS, seed))))
 
-    def sameness(images: torch.Tensor) -> float:
-        return mean_pairwise_ssim(images, n_pairs=_N_PAIRS, seed=seed)
-
-    measures = {"FD": distance, "mean pairwise SSIM": sameness}
-    baselines = {f"{name} of real images": measure(other) for name, measure in measures.items()}
-    return measures | {name: lambda _, value=value: value for name, value in baselines.items()}
-
-
-def _halves(images: ImageSet, n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    "Two sets of n different images each."
-    order = torch.randperm(len(images), generator=stream(seed, "trajectory"))[: 2 * n].numpy()
-    return images.select(order[:n]).batch().cpu(), images.select(order[n:]).batch().cpu()
+    baseline = scores(normals.select(order[n:]).batch().cpu())
+    named = {f"{name} of real images": value for name, value in baseline.items()}
+    return lambda images: scores(images) | named
 
 # %% ../../../nbs/883_studies.p4.trajectory.ipynb #88bdda72
 def trajectory_results(run: Run) -> list[Result]:
