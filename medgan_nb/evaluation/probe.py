@@ -6,13 +6,14 @@
 __all__ = ['STRENGTHS', 'Probe', 'fit_probe', 'cached_features']
 
 # %% ../../nbs/612_evaluation.probe.ipynb #5b0b6044
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import Pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -98,9 +99,12 @@ def fit_probe(
     may_validate = np.ones(len(x), bool) if validation is None else np.asarray(validation, bool)
     _check_rows(x, y, names, may_validate)
     weights = compute_sample_weight(class_weight, y)
-    losses = _validation_losses(x, y, weights, names, may_validate, n_folds, seed)
+    rotate = make_pipeline(StandardScaler(), PCA(svd_solver="full"))
+    z = rotate.fit_transform(x)
+    losses = _validation_losses(z, y, weights, names, may_validate, n_folds, seed)
     strength = min(losses, key=losses.get) if losses else _DEFAULT_STRENGTH
-    return Probe(_fit(x, y, weights, [strength])[0], strength, losses)
+    head = _fit_heads(z, y, weights, [strength])[0]
+    return Probe(make_pipeline(rotate, head), strength, losses)
 
 
 def _check_rows(x: np.ndarray, y: np.ndarray, groups: np.ndarray, validation: np.ndarray) -> None:
@@ -118,21 +122,22 @@ def _check_rows(x: np.ndarray, y: np.ndarray, groups: np.ndarray, validation: np
         )
 
 # %% ../../nbs/612_evaluation.probe.ipynb #896cb84a
-def _fit(x: np.ndarray, y: np.ndarray, weights: np.ndarray, strengths) -> list[Pipeline]:
-    "Standardisation and logistic regression for each strength."
-    scaler = StandardScaler().fit(x)
-    standardized, total, start, models = scaler.transform(x), weights.sum(), None, []
+def _fit_heads(
+    z: np.ndarray, y: np.ndarray, weights: np.ndarray, strengths: Sequence[float]
+) -> list[LogisticRegression]:
+    "Logistic regression for each strength."
+    heads = []
     for strength in strengths:
-        model = LogisticRegression(C=1 / (strength * total), max_iter=2000, warm_start=True)
-        if start is not None:
-            model.coef_, model.intercept_ = start.coef_.copy(), start.intercept_.copy()
-        start = model.fit(standardized, y, sample_weight=weights)
-        models.append(Pipeline([("scale", scaler), ("head", start)]))
-    return models
+        C = 1 / (strength * weights.sum())  # scikit-learn's sums the losses and divides them by 1/C
+        head = LogisticRegression(C=C, max_iter=5000, warm_start=True)
+        if heads:
+            head.coef_, head.intercept_ = heads[-1].coef_.copy(), heads[-1].intercept_.copy()
+        heads.append(head.fit(z, y, sample_weight=weights))
+    return heads
 
 
 def _validation_losses(
-    x: np.ndarray,
+    z: np.ndarray,
     y: np.ndarray,
     weights: np.ndarray,
     groups: np.ndarray,
@@ -153,8 +158,8 @@ def _validation_losses(
         kept = ~np.isin(groups, groups[test])
         if len(np.unique(y[kept])) < len(n_groups):
             continue
-        for k, model in enumerate(_fit(x[kept], y[kept], weights[kept], STRENGTHS)):
-            log_p = model.predict_log_proba(x[test])[np.arange(len(test)), y[test]]
+        for k, head in enumerate(_fit_heads(z[kept], y[kept], weights[kept], STRENGTHS)):
+            log_p = head.predict_log_proba(z[test])[np.arange(len(test)), y[test]]
             losses[k] -= weights[test] @ log_p
         total += weights[test].sum()
     return dict(zip(STRENGTHS, (losses / total).tolist())) if total else {}
