@@ -446,8 +446,8 @@ def results(
     network = classifier_features(run, classifier(run.settings, "random")[0])
     measured = [
         *pair_results(run, synthetic),
-        *distance_results(sets, network, note=classified["note"]),
-        *coverage_results(sets, network),
+        *distance_results(sets, [network], note=classified["note"]),
+        *coverage_results(sets, [network]),
         *memorization_results(sets),
         *_speckle_results(run, synthetic),
     ]

@@ -51,9 +51,7 @@ def quality_results(run: Run, synthetic: ImageSet, trained: Trained) -> list[Res
     own = study_feature_network(run, run.data["pool"], epochs)
     networks, note = available_networks(own)
     sets, seed = evaluation_sets(run, synthetic), run.config["params"]["seed"]
-    results = []
-    for network in networks:
-        results += distance_results(sets, network, note=note) + coverage_results(sets, network)
+    results = distance_results(sets, networks, note=note) + coverage_results(sets, networks)
     results += intensity_results(sets) + similarity_results(sets, seed)
     return results + memorization_results(sets) + _training_results(run, trained)
 
