@@ -23,6 +23,7 @@ from ...datasets.busi import N_TEST, N_TRAIN
 from ...evaluation.cross_validation import assign_folds
 from ...experiments.run import Run
 from ...experiments.study import Study, build_config, changed_settings, resolve
+from ...models.classifiers import CLASSIFIERS as NETWORKS
 from ..common.feature_networks import study_feature_network
 from ..common.generated import generate, save_pngs
 from . import figures, tables
@@ -62,13 +63,14 @@ COMMON = {
     "augpipe": "bg",
     "folds": 5,
     "classifier_init": "imagenet",
+    "probe_size": 224,
 }
 _NARROW = {
     "stylegan2_config": "auto",
     "mapping_layers": 2,
     "batch_size": 8,
     "ada_filter": "bilinear",
-    "classifier": "small_cnn",
+    "classifier": "probe",
 }
 PRESETS = {
     "smoke": COMMON
@@ -84,6 +86,7 @@ PRESETS = {
         "feature_network_epochs": 1,
         "classifier_epochs": 1,
         "classifier_min_steps": 1,
+        "probe_size": 128,
         "folds": 2,
     },
     "quick": COMMON
@@ -99,6 +102,7 @@ PRESETS = {
         "feature_network_epochs": 4,
         "classifier_epochs": 4,
         "classifier_min_steps": 40,
+        "probe_size": 128,
         "folds": 3,
     },
     "short": COMMON
@@ -135,14 +139,14 @@ PRESETS = {
     },
 }
 MODELS = ("stylegan2", "stylegan2_ada", "stylegan2_diffaugment")
-CLASSIFIERS = ("small_cnn", "resnet18", "efficientnet_b2")
+CLASSIFIERS = ("probe", *NETWORKS)
 SIZES = (500, 250, 100, 50)
 MIN_IMAGES = 6  # coverage looks at five neighbours
 LEAKAGE_SPLITS = {"smoke": 1, "quick": 1, "short": 3, "paper": 5}
 
 
 def grid(preset: str) -> list[dict]:
-    "The runs of a preset: sizes, models and seeds."
+    "The runs of a preset: sizes, models and training seeds, all on one split."
     sizes, n_seeds = {
         "smoke": ((50,), 1),
         "quick": ((250, 50), 1),
@@ -151,7 +155,7 @@ def grid(preset: str) -> list[dict]:
     }[check_choice(preset, list(PRESETS), "preset")]
     models = MODELS[1:2] if preset == "smoke" else MODELS
     return [
-        {"dataset_size": n, "model": model, "split_seed": seed, "seed": seed}
+        {"dataset_size": n, "model": model, "split_seed": 0, "seed": seed}
         for seed in range(n_seeds)
         for n in sizes
         for model in models
