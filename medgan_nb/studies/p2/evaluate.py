@@ -30,7 +30,7 @@ from ...experiments.run import Run
 from ...metrics.features import FeatureNetwork, efficientnet_lite_features
 from ...metrics.fid import frechet_distance
 from ...models.classifiers import build_classifier
-from ..common.feature_networks import available_networks, study_feature_network
+from ..common.feature_networks import feature_networks
 from medgan_nb.studies.common.quality import (
     HELD_OUT,
     POOL,
@@ -63,9 +63,7 @@ def quality_results(run: Run, synthetic: ImageSet, trained: Trained) -> list[Res
     """Distances, coverage, grey levels, similarity and memorization with their baselines; and ADA's
     state.
     """
-    epochs = run.settings["feature_network_epochs"]
-    own = study_feature_network(run, run.data["pool"], epochs)
-    networks, note = available_networks(own)
+    networks, note = feature_networks(run.settings["feature_networks"])
     sets, seed = evaluation_sets(run, synthetic), run.config["params"]["seed"]
     results = distance_results(sets, networks, note=note) + coverage_results(sets, networks)
     results += [_distance_to_all(sets, network, note) for network in networks]

@@ -24,8 +24,8 @@ from ...metrics.similarity import mean_pairwise_ssim
 from ...models.classifiers import SmallCNN
 from ...models.summary import n_parameters, summary
 from medgan_nb.studies.common.feature_networks import (
-    available_networks,
     classifier_features,
+    feature_networks,
     save_classifier,
 )
 from ..common.generated import generated_set, save_pngs
@@ -188,8 +188,8 @@ def evaluation_sets(run: Run, synthetic: ImageSet) -> EvaluationSets:
 def quality_results(run: Run, synthetic: ImageSet) -> list[Result]:
     "Distances, similarity of random pairs and memorization of the synthetic normals."
     sets, seed = evaluation_sets(run, synthetic), run.config["params"]["seed"]
-    network = classifier_features(run, SmallCNN(run.settings["size"]))
-    networks, note = available_networks(network)
+    networks, note = feature_networks("efficientnet_lite0")
+    networks.append(classifier_features(run, SmallCNN(run.settings["size"])))
     results = distance_results(sets, networks, note=note, seed=seed)
 
     def mean_ssim(images):
