@@ -36,6 +36,7 @@ from medgan_nb.studies.common.quality import (
 )
 from ..common.results import Result, of_run
 from .study import MINORITY
+from .trajectory import trajectory_results
 from ...training.loop import Trained
 from ...training.registry import model_recipe
 
@@ -211,7 +212,8 @@ def quality_results(run: Run, synthetic: ImageSet) -> list[Result]:
 
 def results(run: Run, synthetic: ImageSet, trained: dict[str, dict]) -> list[Result]:
     "All results of a run, for metrics.json."
-    return of_run(run, _accuracy_results(run, trained) + quality_results(run, synthetic))
+    measured = _accuracy_results(run, trained) + quality_results(run, synthetic)
+    return of_run(run, measured + trajectory_results(run))
 
 # %% ../../../nbs/884_studies.p4.evaluate.ipynb #1d3b88ca
 def confusions(run: Run, trained: dict[str, dict]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
