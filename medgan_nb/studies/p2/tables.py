@@ -237,8 +237,9 @@ def _arm_difference(runs: list[Run], arm: str, control: str) -> Result:
         method = "trainings and groups of test images" if len(runs) > 1 else "groups of test images"
     else:
         values = [float((_table(s, arm) - _table(s, control)).mean()) for s in splits]
-        n_test = len(_predictions(runs[0])["labels"])
-        estimate = corrected_t_test(values, runs[0].config["params"]["dataset_size"], n_test)
+        counts = runs[0].config["data"]["counts"]
+        n_pool, n_test = (sum(counts[part].values()) for part in ("pool", "test"))
+        estimate = corrected_t_test(values, n_pool, n_test)
         method = f"corrected t over {len(splits)} splits"
     return Result(
         study="p2",
