@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['FeatureNetwork', 'extract_features', 'random_network', 'build_inception', 'load_inception', 'inception',
-           'inception_available', 'feature_network']
+           'inception_available', 'efficientnet_lite_features', 'feature_network']
 
 # %% ../../nbs/500_metrics.features.ipynb #cbb95a65
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from medgan_nb.core.weights import (
     required_tensors,
     safetensors_file,
 )
+from ..models.efficientnet_lite import efficientnet_lite, fold_batch_norms
 
 # %% ../../nbs/500_metrics.features.ipynb #54ac8beb
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class FeatureNetwork:
     Attributes
     ----------
     name : str
-        Name of network and weights: `inception`, `study`, `random`.
+        Name of network and weights: `inception`, `efficientnet_lite0`, `study`, `random`.
     dim : int
         Number of features.
     forward : callable
@@ -212,8 +214,51 @@ def inception_available(
     "Whether the weights are on this machine, converted or as published; does not go online."
     return is_available(source, folder)
 
+# %% ../../nbs/500_metrics.features.ipynb #8f0a31b7
+_INPUT_SIZE = 224
+
+
+def efficientnet_lite_features(
+    name: str = "efficientnet_lite0",
+    precision: str = "fp32",
+    folder: Path | str | None = None,
+) -> FeatureNetwork:
+    """EfficientNet-Lite with ImageNet's weights, 1280 features of images resized to 224 px.
+
+    Parameters
+    ----------
+    name : str
+        `efficientnet_lite0`, or `efficientnet_lite2` where a second opinion is wanted.
+    precision : str
+        "fp32", or "bf16": up to twice as fast where the processor supports it, and a network of
+        another name.
+    folder : path, optional
+        Where the converted weights are kept: by default `weights` in the cache folder.
+
+    Raises
+    ------
+    WeightsError
+        If the package with the weights is not installed, or its file is another one.
+    """
+    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    dtype = check_choice(precision, dtypes, "precision of features")
+    network = fold_batch_norms(efficientnet_lite(name, folder)).to(dtype)
+
+    def forward(x: Tensor) -> Tensor:
+        size = (_INPUT_SIZE, _INPUT_SIZE)
+        x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return network.to(x.device)(x.to(dtype))
+
+    suffix = "" if precision == "fp32" else f"-{precision}"
+    return FeatureNetwork(name + suffix, network.dim, forward)
+
 # %% ../../nbs/500_metrics.features.ipynb #149965e8
-_NETWORKS = {"inception": inception, "random": random_network}
+_NETWORKS = {
+    "inception": inception,
+    "efficientnet_lite0": efficientnet_lite_features,
+    "efficientnet_lite2": partial(efficientnet_lite_features, "efficientnet_lite2"),
+    "random": random_network,
+}
 
 
 def feature_network(name: str) -> FeatureNetwork:
@@ -222,7 +267,8 @@ def feature_network(name: str) -> FeatureNetwork:
     Parameters
     ----------
     name : str
-        `inception` (FID; the first call downloads its weights) or `random` (64 features).
+        `inception` (FID; the first call downloads its weights), `efficientnet_lite0` or
+        `efficientnet_lite2` (no download), or `random` (64 features).
 
     Raises
     ------

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['discriminator_bce_loss', 'generator_nonsaturating_loss', 'generator_saturating_loss', 'r1_penalty', 'path_lengths',
-           'critic_wasserstein_loss', 'generator_wasserstein_loss', 'gradient_penalty', 'interpolate', 'l1_loss',
-           'windowed_pearson', 'soft_overlap', 'dice_loss', 'iou_loss']
+           'critic_wasserstein_loss', 'generator_wasserstein_loss', 'discriminator_hinge_loss', 'generator_hinge_loss',
+           'gradient_penalty', 'interpolate', 'l1_loss', 'windowed_pearson', 'soft_overlap', 'dice_loss', 'iou_loss']
 
 # %% ../../nbs/405_training.losses.ipynb #c2db1c82
 import torch
@@ -102,6 +102,18 @@ def critic_wasserstein_loss(real_scores: Tensor, fake_scores: Tensor) -> Tensor:
 def generator_wasserstein_loss(fake_scores: Tensor) -> Tensor:
     "-E[D(G(z))], of the critic's scores (N,) of generated images."
     return -fake_scores.mean()
+
+# %% ../../nbs/405_training.losses.ipynb #f5a8cc42
+@declared("hinge")
+def discriminator_hinge_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    "E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))], over logits (N,) or (N, L) of several judges."
+    return (1 - real_logits).relu().mean() + (1 + fake_logits).relu().mean()
+
+
+@declared("hinge")
+def generator_hinge_loss(fake_logits: Tensor) -> Tensor:
+    "-E[D(G(z))], over logits (N,) or (N, L) of several judges."
+    return -fake_logits.mean()
 
 # %% ../../nbs/405_training.losses.ipynb #64e39bc0
 def gradient_penalty(scores: Tensor, x: Tensor) -> Tensor:
