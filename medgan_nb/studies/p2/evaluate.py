@@ -18,7 +18,7 @@ from ...data.dataset import ImageSet
 from ...evaluation.classification import Arm, train_and_evaluate
 from ...evaluation.cross_validation import PAPER_CONFIG, assign_folds, fold_arm, fold_seed
 from ...evaluation.scores import predictions
-from ...evaluation.statistics import cluster_bootstrap
+from ...evaluation.statistics import cluster_interval
 from ...evaluation.training import TrainConfig, build_seeded
 from ...experiments.run import Run
 from ...models.classifiers import build_classifier
@@ -51,9 +51,7 @@ def quality_results(run: Run, synthetic: ImageSet, trained: Trained) -> list[Res
     own = study_feature_network(run, run.data["pool"], epochs)
     networks, note = available_networks(own)
     sets, seed = evaluation_sets(run, synthetic), run.config["params"]["seed"]
-    results = []
-    for network in networks:
-        results += distance_results(sets, network, note=note) + coverage_results(sets, network)
+    results = distance_results(sets, networks, note=note) + coverage_results(sets, networks)
     results += intensity_results(sets) + similarity_results(sets, seed)
     return results + memorization_results(sets) + _training_results(run, trained)
 
@@ -203,7 +201,7 @@ def classifier_arm_results(predictions: dict) -> list[Result]:
     for split, part in predictions["splits"].items():
         for arm, outcome in part["arms"].items():
             correct = _digits(outcome["predictions"]) == np.asarray(part["labels"])
-            mean, low, high = cluster_bootstrap(correct, part["groups"])
+            mean, low, high = cluster_interval(correct, part["groups"])
             results.append(
                 Result(
                     table="classifier",
@@ -212,7 +210,7 @@ def classifier_arm_results(predictions: dict) -> list[Result]:
                     value=100 * mean,
                     ci_low=100 * low,
                     ci_high=100 * high,
-                    ci_method="bootstrap over folds and groups",
+                    ci_method="two-way t over folds and groups",
                     n=correct.shape[1],
                     note="; ".join(filter(None, (outcome["title"], outcome["note"]))),
                 )

@@ -222,7 +222,7 @@ def _arm_difference(runs: list[Run], arm: str, control: str) -> tuple[Result, fl
         for name in (arm, control)
     )
     n_folds = len(ours) // len(runs)
-    difference, low, high, p = corrected_t_test(ours - theirs, n_folds - 1, 1)
+    difference, low, high, p = corrected_t_test(ours - theirs, n_folds - 1, 1)[:4]
     result = Result(
         study="p2",
         table="classification",

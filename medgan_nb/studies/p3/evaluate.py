@@ -124,10 +124,8 @@ def table1_results(run: Run, synthetic: ImageSet) -> list[Result]:
     sets = evaluation_sets(run, synthetic)
     networks, note = feature_networks(run)
     results = pair_results(sets, run.config["params"]["seed"]) + _level_results(sets)
-    measured = []
-    for network in networks:
-        measured += distance_results(sets, network, "table1", note)
-        measured += coverage_results(sets, network, "table1")
+    measured = distance_results(sets, networks, "table1", note)
+    measured += coverage_results(sets, networks, "table1")
     measured += memorization_results(sets, "table1")
     return results + [replace(result, condition=_GENERATED) for result in measured]
 

@@ -85,7 +85,7 @@ def _auc_difference(files: list[dict], arm: str, control: str) -> tuple[Result, 
         for file in files
     ]
     n_train, n_test = files[0]["n_train"], files[0]["n_test"]
-    mean, low, high, p = corrected_t_test(differences, n_train, n_test)
+    mean, low, high, p = corrected_t_test(differences, n_train, n_test)[:4]
     result = Result(
         study="p3",
         table="classifier_differences",

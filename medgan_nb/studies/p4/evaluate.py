@@ -190,11 +190,7 @@ def quality_results(run: Run, synthetic: ImageSet) -> list[Result]:
     sets, seed = evaluation_sets(run, synthetic), run.config["params"]["seed"]
     network = classifier_features(run, SmallCNN(run.settings["size"]))
     networks, note = available_networks(network)
-    results = [
-        result
-        for network in networks
-        for result in distance_results(sets, network, note=note, seed=seed)
-    ]
+    results = distance_results(sets, networks, note=note, seed=seed)
 
     def mean_ssim(images):
         return mean_pairwise_ssim(images.batch().cpu(), n_pairs=1000, seed=seed)
