@@ -23,12 +23,12 @@ from ...evaluation.training import TrainConfig, build_seeded
 from ...experiments.run import Run
 from ...models.classifiers import build_classifier
 from ..common.feature_networks import available_networks, study_feature_network
+from ..common.memorization import memorization_results
 from medgan_nb.studies.common.quality import (
     EvaluationSets,
     coverage_results,
     distance_results,
     intensity_results,
-    memorization_results,
     similarity_results,
 )
 from ..common.results import Result, from_row, of_run, to_rows
