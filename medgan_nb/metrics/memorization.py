@@ -240,8 +240,8 @@ def flag_memorized(
     -------
     dict
         For each generated image `index` (row of train), `distance`, `ratio` and `flagged` (M,);
-        `heldout_ratio` (H,); the `threshold` of ratios; the `sigma` in px by which held-out images
-        were blurred; the `share` of generated images that are flagged, and the `expected` share of
+        `heldout_ratio` (H,); the `threshold` of ratios; the `sigma` in px by which training and
+        held-out images were blurred; the `share` of generated images that are flagged, and the `expected` share of
         new real images, which is `quantile`.
 
     Raises
@@ -263,6 +263,7 @@ def flag_memorized(
     distances, sigma = partial(_row_distances, train), 0.0
     if np.ndim(train) == 4:
         heldout, sigma = match_sharpness(heldout, fake)
+        train = _blurred(as_images(train, "train"), sigma)
         distances = partial(aligned_distances, train)
     if network is not None:
         distances = partial(_feature_distances, _flip_features(network, train), network)
@@ -301,12 +302,12 @@ def _row_distances(train, query) -> np.ndarray:
 
 def _flip_features(network: Callable, images) -> tuple[np.ndarray, ...]:
     "Features of images and of their mirror images."
-    x = as_images(images, "train")
-    return network(x), network(np.ascontiguousarray(x[..., ::-1]))
+    x = _reduced(as_images(images, "train"))
+    return network(x.numpy()), network(x.flip(3).numpy())
 
 
 def _feature_distances(train: tuple[np.ndarray, ...], network: Callable, query) -> np.ndarray:
     "Distances (M, N) of features of norm 1, at the better of both flips of the training images."
-    rows = normalize(network(as_images(query, "query")))
+    rows = normalize(network(_reduced(as_images(query, "query")).numpy()))
     similarity = np.max([rows @ normalize(features).T for features in train], axis=0)
     return np.sqrt(np.maximum(2 - 2 * similarity, 0))

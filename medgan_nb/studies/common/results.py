@@ -172,9 +172,7 @@ def select(results: Iterable[Result], metric: str | None = None, **condition) ->
 # %% ../../../nbs/800_studies.common.results.ipynb #6a646131
 def estimate_fields(estimate: Estimate, scale: float = 1.0) -> dict:
     "Fields of a `Result` for a difference: value, interval, p, minimal detectable effect."
-    value, ci_low, ci_high = (
-        None if number is None else scale * number for number in estimate[:3]
-    )
+    value, ci_low, ci_high = (None if number is None else scale * number for number in estimate[:3])
     mde = None
     if estimate.standard_error is not None:
         mde = scale * minimal_detectable_effect(estimate.standard_error, estimate.df)
