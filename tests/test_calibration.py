@@ -9,7 +9,8 @@ import pytest
 from medgan_nb.core.errors import DataError
 from medgan_nb.datasets import registry
 from medgan_nb.experiments.run import Run
-from medgan_nb.metrics.calibration import CalibrationCard, calibration_card, describe
+from medgan_nb.metrics.calibration import CalibrationCard, calibration_card
+from medgan_nb.metrics.distortions import describe
 from medgan_nb.metrics.features import feature_network, random_network
 from medgan_nb.studies.common.calibration import admitted, calibration_cards
 from medgan_nb.studies.common.feature_networks import study_feature_network
@@ -82,10 +83,9 @@ def test_the_same_seed_gives_the_same_card():
     [
         ({"reference_labels": [0] * 19}, "labels (19,)"),
         ({"reference_labels": [2] * 20}, "a label is not one of 0 to 1"),
-        ({"groups": ["one"] * 20}, "1 groups among 20 images"),
         ({"groups": [0]}, "groups (1,)"),
         ({"n": 21}, "n is 21"),
-        ({"n": 4}, "expected 8 to 20"),
+        ({"n": 3}, "n from 4 to their number"),
         ({"n_draws": 1}, "n_draws is 1"),
     ],
 )
@@ -93,6 +93,12 @@ def test_what_a_card_refuses_to_measure(options, message):
     with pytest.raises(DataError) as caught:
         small_card(**options)
     assert message in str(caught.value)
+
+
+def test_six_images_of_two_patients_have_a_card():
+    card = small_card(n=6, groups=["one", "two"] * 10, reference_groups=["three"] * 20)
+    assert card.n == 6
+    assert sum("the spread over patients" in text for text in card.unknown) == 2
 
 
 def test_one_class_has_no_probe():

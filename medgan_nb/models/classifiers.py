@@ -248,8 +248,8 @@ def build_classifier(
     Returns
     -------
     tuple
-        The network; the weights it has (imagenet or random); and a note that says what it is and
-        why, where that differs from what was asked for.
+        The network, whose `name` says which one it is; the weights it has (imagenet or random); and
+        a note that says what it is and why, where that differs from what was asked for.
 
     Raises
     ------
@@ -260,20 +260,25 @@ def build_classifier(
     check_choice(init, ("imagenet", "random"), "init")
     if n_classes < 2:
         raise ConfigError(f"n_classes is {n_classes}; expected 2 or more")
+    note = ""
     if name == "small_cnn":
         note = "" if init == "random" else "small_cnn has no published weights; random ones used"
-        return SmallCNN(size, 1 if n_classes == 2 else n_classes), "random", note
-    try:
-        return build(n_classes, init), init, ""
-    except WeightsError as error:
-        return _in_place_of(name, n_classes, str(error))
+        network, init = SmallCNN(size, 1 if n_classes == 2 else n_classes), "random"
+    else:
+        try:
+            network = build(n_classes, init)
+        except WeightsError as error:
+            network, name, init, note = _in_place_of(name, n_classes, str(error))
+    network.name = name
+    return network, init, note
 
 
-def _in_place_of(name: str, n_classes: int, reason: str) -> tuple[nn.Module, str, str]:
+def _in_place_of(name: str, n_classes: int, reason: str) -> tuple[nn.Module, str, str, str]:
     "EfficientNet-Lite2 with ImageNet's weights, or else the network itself with random ones."
     try:
         network = efficientnet_lite2(n_classes)
     except WeightsError as error:
         note = f"ImageNet weights not used, random ones instead: {error}"
-        return CLASSIFIERS[name](n_classes, "random"), "random", note
-    return network, "imagenet", f"efficientnet_lite2 in place of {name}: {reason}"
+        return CLASSIFIERS[name](n_classes, "random"), name, "random", note
+    note = f"efficientnet_lite2 in place of {name}: {reason}"
+    return network, "efficientnet_lite2", "imagenet", note

@@ -99,13 +99,13 @@ def compare(
     learned : bool
         Whether the classifier learned anything, see `beats_majority`.
     """
-    if not learned:
-        return Comparison(result, paper, NOT_LEARNED)
     if paper is None:
-        return Comparison(result)
+        return Comparison(result, None, NOT_REPORTED if learned else NOT_LEARNED)
     low, high = result.ci_low, result.ci_high
     if reason or low is None or high is None:
         return Comparison(result, paper, NOT_COMPARABLE, reason or "no interval")
+    if not learned:
+        return Comparison(result, paper, NOT_LEARNED)
     if 0 < result.n_runs < _MIN_RUNS:
         return Comparison(result, paper, SINGLE_RUN)
     if one_run:

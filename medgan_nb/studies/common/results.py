@@ -337,8 +337,8 @@ def variance_results(results: Iterable[Result]) -> list[Result]:
     Returns
     -------
     list of Result
-        In table `variance`: for each metric and condition one with `source` `training`, and one with
-        `split` and with `patients` where they are known.
+        In table `variance`, by `source`: `training` for each metric and condition, `split` and
+        `patients` where they are known.
     """
     groups: dict[tuple, list[Result]] = {}
     for result in results:

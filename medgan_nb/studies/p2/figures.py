@@ -75,7 +75,7 @@ def figures(runs: list[Run]) -> dict[str, Figure]:
         drawn["fig3_samples"] = _sample_figure(runs)
     curves = _trajectories(runs)
     if curves and len({len(curve) for curve in curves.values()}) == 1:
-        drawn["trajectory"] = trajectory_figure(curves, "FD(study)")
+        drawn["trajectory"] = trajectory_figure(curves, "FD(efficientnet_lite0)")
     return drawn
 
 

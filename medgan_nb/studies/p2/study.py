@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARAMETERS', 'COMMON', 'PRESETS', 'MODELS', 'CLASSIFIERS', 'SIZES', 'MIN_IMAGES', 'LEAKAGE_SPLITS',
            'NETWORK_SETTINGS', 'STUDY', 'grid', 'configure', 'other_split', 'train_and_test', 'load_images',
-           'build_recipe', 'train_gan', 'generate_images', 'system', 'save_strips']
+           'build_recipe', 'watched_parts', 'train_gan', 'generate_images', 'system', 'save_strips']
 
 # %% ../../../nbs/840_studies.p2.study.ipynb #92cdf237
 import math
@@ -23,7 +23,8 @@ from ...datasets.busi import N_TEST, N_TRAIN
 from ...evaluation.cross_validation import assign_folds
 from ...experiments.run import Run
 from ...experiments.study import Study, build_config, changed_settings, resolve
-from ..common.feature_networks import study_feature_network
+from ...metrics.features import feature_network
+from ...models.classifiers import CLASSIFIERS as NETWORKS
 from ..common.generated import generate, save_pngs
 from . import figures, tables
 from .callbacks import watch
@@ -62,13 +63,14 @@ COMMON = {
     "augpipe": "bg",
     "folds": 5,
     "classifier_init": "imagenet",
+    "probe_size": 224,
 }
 _NARROW = {
     "stylegan2_config": "auto",
     "mapping_layers": 2,
     "batch_size": 8,
     "ada_filter": "bilinear",
-    "classifier": "small_cnn",
+    "classifier": "probe",
 }
 PRESETS = {
     "smoke": COMMON
@@ -81,9 +83,12 @@ PRESETS = {
         "z_dim": 32,
         "ada_kimg": 5.0,
         "n_synthetic": 60,
-        "feature_network_epochs": 1,
+        "feature_networks": "efficientnet_lite0",
+        "trajectory_points": 2,
+        "trajectory_images": 60,
         "classifier_epochs": 1,
         "classifier_min_steps": 1,
+        "probe_size": 128,
         "folds": 2,
     },
     "quick": COMMON
@@ -96,9 +101,12 @@ PRESETS = {
         "z_dim": 64,
         "ada_kimg": 5.0,
         "n_synthetic": 280,
-        "feature_network_epochs": 4,
+        "feature_networks": "efficientnet_lite0",
+        "trajectory_points": 4,
+        "trajectory_images": 100,
         "classifier_epochs": 4,
         "classifier_min_steps": 40,
+        "probe_size": 128,
         "folds": 3,
     },
     "short": COMMON
@@ -111,7 +119,9 @@ PRESETS = {
         "z_dim": 128,
         "ada_kimg": 25.0,
         "n_synthetic": 2000,
-        "feature_network_epochs": 10,
+        "feature_networks": "efficientnet_lite0 efficientnet_lite2",
+        "trajectory_points": 20,
+        "trajectory_images": 280,
         "classifier_epochs": 12,
         "classifier_min_steps": 100,
     },
@@ -129,20 +139,22 @@ PRESETS = {
         "ada_kimg": 500.0,
         "classifier": "efficientnet_b2",
         "n_synthetic": 50000,
-        "feature_network_epochs": 10,
+        "feature_networks": "efficientnet_lite0 efficientnet_lite2",
+        "trajectory_points": 20,
+        "trajectory_images": 280,
         "classifier_epochs": 30,
         "classifier_min_steps": 100,
     },
 }
 MODELS = ("stylegan2", "stylegan2_ada", "stylegan2_diffaugment")
-CLASSIFIERS = ("small_cnn", "resnet18", "efficientnet_b2")
+CLASSIFIERS = ("probe", *NETWORKS)
 SIZES = (500, 250, 100, 50)
 MIN_IMAGES = 6  # coverage looks at five neighbours
 LEAKAGE_SPLITS = {"smoke": 1, "quick": 1, "short": 3, "paper": 5}
 
 
 def grid(preset: str) -> list[dict]:
-    "The runs of a preset: sizes, models and seeds."
+    "The runs of a preset: sizes, models and training seeds, all on one split."
     sizes, n_seeds = {
         "smoke": ((50,), 1),
         "quick": ((250, 50), 1),
@@ -151,7 +163,7 @@ def grid(preset: str) -> list[dict]:
     }[check_choice(preset, list(PRESETS), "preset")]
     models = MODELS[1:2] if preset == "smoke" else MODELS
     return [
-        {"dataset_size": n, "model": model, "split_seed": seed, "seed": seed}
+        {"dataset_size": n, "model": model, "split_seed": 0, "seed": seed}
         for seed in range(n_seeds)
         for n in sizes
         for model in models
@@ -277,10 +289,21 @@ def build_recipe(model: str, settings: dict, n_classes: int) -> Recipe:
     return model_recipe(model, settings["size"], n_classes, **options)
 
 
+def watched_parts(run: Run) -> dict[str, ImageSet]:
+    """The real images that samples are compared with during training; `validation` are those of the
+    pool that are not trained on, where there are enough of them.
+    """
+    data, used = run.data, set(run.data["train"].ids)
+    rest = data["pool"].select([k for k, name in enumerate(data["pool"].ids) if name not in used])
+    parts = {"train": data["train"], "held-out": data["test"]}
+    return parts | ({"validation": rest} if len(rest) >= 50 else {})
+
+
 def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
     "Train the GAN of a run, resume it, or load it where it is trained."
     images, settings, seed = run.data["train"], run.settings, run.config["params"]["seed"]
-    network = study_feature_network(run, run.data["pool"], settings["feature_network_epochs"])
+    network = feature_network(settings["feature_networks"].split()[0])
+    points, n = settings["trajectory_points"], settings["trajectory_images"]
     run.write_progress("training the GAN", kimg=settings["gan_kimg"])
     return train(
         build_recipe(run.config["params"]["model"], settings, len(images.classes)),
@@ -290,7 +313,7 @@ def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
         folder=run.folder,
         device=run.device,
         precision=settings["precision"],
-        hooks=[*hooks, watch(run.folder, images, network, seed)],
+        hooks=[*hooks, watch(run.folder, watched_parts(run), network, seed, points, n)],
     )
 
 

@@ -37,7 +37,7 @@ from medgan_nb.metrics.texture import (
     texture_features,
 )
 from ...models.classifiers import build_classifier
-from ..common.feature_networks import available_networks, study_feature_network
+from ..common import feature_networks as common
 from ..common.memorization import memorization_results
 from medgan_nb.studies.common.quality import (
     EvaluationSets,
@@ -52,8 +52,7 @@ _GENERATED = {"images": "generated"}
 
 def feature_networks(run: Run) -> tuple[list[FeatureNetwork], str]:
     "The feature networks that are available, and a note where Inception is not among them."
-    epochs = run.settings["classifier_epochs"]
-    return available_networks(study_feature_network(run, run.data["train"], epochs))
+    return common.feature_networks("efficientnet_lite0")
 
 
 def evaluation_sets(run: Run, synthetic: ImageSet) -> EvaluationSets:

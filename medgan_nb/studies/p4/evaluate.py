@@ -24,8 +24,8 @@ from ...metrics.similarity import mean_pairwise_ssim
 from ...models.classifiers import SmallCNN
 from ...models.summary import n_parameters, summary
 from medgan_nb.studies.common.feature_networks import (
-    available_networks,
     classifier_features,
+    feature_networks,
     save_classifier,
 )
 from ..common.generated import generated_set, save_pngs
@@ -36,6 +36,7 @@ from medgan_nb.studies.common.quality import (
 )
 from ..common.results import Result, of_run
 from .study import MINORITY
+from .trajectory import trajectory_results
 from ...training.loop import Trained
 from ...training.registry import model_recipe
 
@@ -188,8 +189,8 @@ def evaluation_sets(run: Run, synthetic: ImageSet) -> EvaluationSets:
 def quality_results(run: Run, synthetic: ImageSet) -> list[Result]:
     "Distances, similarity of random pairs and memorization of the synthetic normals."
     sets, seed = evaluation_sets(run, synthetic), run.config["params"]["seed"]
-    network = classifier_features(run, SmallCNN(run.settings["size"]))
-    networks, note = available_networks(network)
+    networks, note = feature_networks("efficientnet_lite0")
+    networks.append(classifier_features(run, SmallCNN(run.settings["size"])))
     results = distance_results(sets, networks, note=note, seed=seed)
 
     def mean_ssim(images):
@@ -211,7 +212,8 @@ def quality_results(run: Run, synthetic: ImageSet) -> list[Result]:
 
 def results(run: Run, synthetic: ImageSet, trained: dict[str, dict]) -> list[Result]:
     "All results of a run, for metrics.json."
-    return of_run(run, _accuracy_results(run, trained) + quality_results(run, synthetic))
+    measured = _accuracy_results(run, trained) + quality_results(run, synthetic)
+    return of_run(run, measured + trajectory_results(run))
 
 # %% ../../../nbs/884_studies.p4.evaluate.ipynb #1d3b88ca
 def confusions(run: Run, trained: dict[str, dict]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
