@@ -2746,6 +2746,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                                                            'medgan_nb/studies/p2/tables.py'),
                                              'medgan_nb.studies.p2.tables._distances': ( 'studies.p2.tables.html#_distances',
                                                                                          'medgan_nb/studies/p2/tables.py'),
+                                             'medgan_nb.studies.p2.tables._either_learned': ( 'studies.p2.tables.html#_either_learned',
+                                                                                              'medgan_nb/studies/p2/tables.py'),
                                              'medgan_nb.studies.p2.tables._gain_sentence': ( 'studies.p2.tables.html#_gain_sentence',
                                                                                              'medgan_nb/studies/p2/tables.py'),
                                              'medgan_nb.studies.p2.tables._leakage_sentence': ( 'studies.p2.tables.html#_leakage_sentence',

@@ -74,7 +74,7 @@ def quality_results(run: Run, synthetic: ImageSet, trained: Trained) -> list[Res
 def _distance_to_all(
     sets: EvaluationSets, network: FeatureNetwork, note: str, n_draws: int = 4
 ) -> Result:
-    """Fréchet distance to images of the whole set, training and test images alike, at matched counts.
+    """Fréchet distance to the whole set, training and test images alike, at matched counts.
 
     In each draw `sets.n` images are the reference, others the real baseline.
     """
@@ -132,7 +132,7 @@ _LEARNING_RATES = {"small_cnn": 1e-3, "efficientnet_lite0": 5e-4, "efficientnet_
 
 
 def train_config(settings: dict, n: int) -> TrainConfig:
-    """How a network is trained on n real images, and for equally many steps with what an arm adds."""
+    "How a network is trained on n real images, and as long with what an arm adds."
     rate = _LEARNING_RATES.get(settings["classifier"], PAPER_CONFIG.lr)
     config = replace(PAPER_CONFIG, epochs=settings["classifier_epochs"], lr=rate)
     steps = max(config.total_steps(2 * n), settings["classifier_min_steps"])
@@ -375,8 +375,8 @@ def _share(correct: np.ndarray, groups: np.ndarray, **fields) -> Result:
 
 # %% ../../../nbs/848_studies.p2.evaluate.ipynb #d2579134
 def leakage_results(run: Run) -> list[Result]:
-    """1-NN classifiers and, of two classes or more, linear probes by way to split at every size; made
-    once a run.
+    """1-NN classifiers and, of two classes or more, linear probes by way to split at every size;
+    made once a run.
     """
     params, images, n_test = run.config["params"], run.data["all"], len(run.data["test"])
     ways = groupings(images, params["data_dir"] if params["dataset"] == "busi" else "")

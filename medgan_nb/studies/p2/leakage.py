@@ -51,8 +51,8 @@ def train_test_split(
 
 
 def groupings(images: ImageSet, data_dir: str = "") -> dict[str, ImageSet]:
-    """The ways to split a set, each with the groups it keeps together: `image`, `group` and, for BUSI,
-    `group, strict` and `group, loose`.
+    """The ways to split a set, each with the groups it keeps together: `image`, `group` and, for
+    BUSI, `group, strict` and `group, loose`.
 
     Parameters
     ----------
@@ -71,8 +71,8 @@ def groupings(images: ImageSet, data_dir: str = "") -> dict[str, ImageSet]:
 def _each_split(
     ways: Mapping[str, ImageSet], n_test: int, sizes: tuple[int, ...], n_splits: int
 ) -> Iterator[tuple[str, int, int, ImageSet, ImageSet]]:
-    """Way to split, split seed, size, training and test images; the test set of a seed is the same for
-    all sizes, which are nested.
+    """Way to split, split seed, size, training and test images; the test set of a seed is the same
+    for all sizes, which are nested.
     """
     for way, images in ways.items():
         for split_seed in range(n_splits):

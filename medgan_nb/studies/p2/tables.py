@@ -162,16 +162,13 @@ def _paired_difference(
         pairs[0][0],
         table="distance",
         metric="FD difference",
-        seed=None,
-        split_seed=None,
         value=mean,
         ci_low=low,
         ci_high=high,
         ci_method=f"Student's t over {len(pairs)} pairs of runs",
         n_runs=len(pairs),
-        real_baseline=None,
-        copy_baseline=None,
         note="the paper's claim: below zero",
+        **dict.fromkeys(("seed", "split_seed", "real_baseline", "copy_baseline")),
     )
 
 # %% ../../../nbs/850_studies.p2.tables.ipynb #eaaf713b
@@ -259,6 +256,11 @@ def _learned(runs: list[Run], arm: str) -> bool:
     return low is not None and low > 0
 
 
+def _either_learned(runs: list[Run], control: str = "real") -> bool:
+    "Whether there is anything to compare: one of the two classifiers has learned."
+    return _learned(runs, "synthetic100") or _learned(runs, control)
+
+
 def table2(runs: list[Run]) -> list[Comparison]:
     """Micro-F1 with real images alone and with as many synthetic ones, beside the paper's;
     differences from real and from copies.
@@ -287,7 +289,7 @@ def _differences(runs: list[Run], condition: dict, gain: float | None) -> list[C
     for control in ("real", "copies100"):
         result = _arm_difference(runs, "synthetic100", control)
         result = replace(result, condition=condition | result.condition)
-        learned = _learned(runs, "synthetic100") or _learned(runs, control)
+        learned = _either_learned(runs, control)
         if control == "real":
             result = replace(result, note=f"paired t as published p = {_published_p(runs):.2g}")
             compared.append(compare_direction(result, 1, gain, learned=learned))
@@ -326,10 +328,10 @@ def _micro_f1(runs: list[Run], arm: str, paper: float | None) -> Comparison:
     return compare(result, paper, reason, one_run=True, learned=_learned(runs, arm))
 
 
-def _pooled(runs: list[Run], arm: str, metric: str = "micro-F1 (%)") -> Result:
-    "A score of an arm under the run's own split, pooled over runs."
+def _pooled(runs: list[Run], arm: str) -> Result:
+    "Micro-F1 of an arm under the run's own split, pooled over runs."
     pooled = aggregate(results_of(runs, "classifier"))
-    return select(pooled, metric, arm=arm, split=runs[0].settings["split"])[0]
+    return select(pooled, "micro-F1 (%)", arm=arm, split=runs[0].settings["split"])[0]
 
 
 def _baseline_lines(runs: list[Run]) -> list[Comparison]:
@@ -344,11 +346,11 @@ def _baseline_lines(runs: list[Run]) -> list[Comparison]:
 
 
 def _arms_table(runs: list[Run]) -> list[Comparison]:
-    """All arms of all conditions: micro-F1, macro-F1, balanced accuracy, AUC and recalls, means over
-    folds and runs; what learns nothing once a size.
+    """All arms of all conditions: micro-F1, macro-F1, balanced accuracy, AUC and recalls, means
+    over folds and runs; what learns nothing once a size.
     """
     comparisons, seen = [], set()
-    for condition, repeats in _classified(runs):
+    for _, repeats in _classified(runs):
         split = repeats[0].settings["split"]
         learned = {arm: _learned(repeats, arm) for arm in _predictions(repeats[0])["arms"]}
         for result in select(aggregate(results_of(repeats, "classifier")), split=split):
@@ -364,7 +366,7 @@ def _arms_table(runs: list[Run]) -> list[Comparison]:
 
 # %% ../../../nbs/850_studies.p2.tables.ipynb #5fdf13ff
 def leakage_table(runs: list[Run]) -> list[Comparison]:
-    """1-NN and the linear probe by way to split, then the study's classifier on real images alone."""
+    "1-NN and the linear probe by way to split, then the study's classifier on real images."
     comparisons = [compare(result) for result in results_of(runs[:1], "leakage")]
     seen = set()
     for condition, repeats in _classified(runs):
@@ -470,11 +472,7 @@ def _order_sentence(runs: list[Run]) -> str:
 def _gain_sentence(runs: list[Run]) -> str:
     "What adding synthetic images does, over real images and over oversampling."
     grid = _classified(runs)
-    learned = [
-        (condition, repeats)
-        for condition, repeats in grid
-        if _learned(repeats, "real") or _learned(repeats, "synthetic100")
-    ]
+    learned = [repeats for _, repeats in grid if _either_learned(repeats)]
     silent = len(grid) - len(learned)
     words = []
     if silent:
@@ -485,14 +483,14 @@ def _gain_sentence(runs: list[Run]) -> str:
     if learned:
         gains = [
             [_arm_difference(repeats, "synthetic100", control) for control in ("real", "copies100")]
-            for _, repeats in learned
+            for repeats in learned
         ]
         over_real, over_copies = (np.mean([pair[k].value for pair in gains]) for k in (0, 1))
         clear = sum(pair[0].ci_low > 0 for pair in gains if pair[0].ci_low is not None)
         words.append(
             "Adding as many synthetic as real images changes micro-F1 by "
-            f"{over_real:+.1f} points on average over {len(gains)} conditions (against oversampling "
-            f"{over_copies:+.1f}); the interval of {clear} lies above zero."
+            f"{over_real:+.1f} points on average over {len(gains)} conditions (against "
+            f"oversampling {over_copies:+.1f}); the interval of {clear} lies above zero."
         )
     return " ".join(words)
 
@@ -508,9 +506,9 @@ def _leakage_sentence(runs: list[Run]) -> str:
         split: value[split, sizes[-1]] - value[split, sizes[0]] for split in ("image", "group")
     }
     return (
-        f"A 1-nearest-neighbour classifier of pixels gains {gains['image']:.1f} points from {sizes[0]} to "
-        f"{sizes[-1]} images when images are split singly, and {gains['group']:.1f} when "
-        "near-duplicates stay together."
+        f"A 1-nearest-neighbour classifier of pixels gains {gains['image']:.1f} points from "
+        f"{sizes[0]} to {sizes[-1]} images when images are split singly, and "
+        f"{gains['group']:.1f} when near-duplicates stay together."
     )
 
 
@@ -547,9 +545,8 @@ def markdown_results(runs: list[Run]) -> str:
         }
         if _predictions(repeats[0])["arms"]:
             difference = _arm_difference(repeats, "synthetic100", "real")
-            row["gain"] = format_interval(difference, "+.1f")
-            if not (_learned(repeats, "real") or _learned(repeats, "synthetic100")):
-                row["gain"] = NOT_LEARNED
+            learned = _either_learned(repeats)
+            row["gain"] = format_interval(difference, "+.1f") if learned else NOT_LEARNED
         rows.append(row)
     headings = {
         "n": "training images",
