@@ -6,6 +6,7 @@ and PyWavelets computed them.
 
 import math
 import os
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -29,7 +30,10 @@ from medgan_nb.evaluation.classification import (
 )
 from medgan_nb.evaluation.scores import classification_metrics
 from medgan_nb.evaluation.training import TrainConfig, build_seeded, iterate_batches
+from medgan_nb.evaluation.variance import minimal_detectable_effect
 from medgan_nb.models.classifiers import SmallCNN
+from medgan_nb.studies.common.comparison import compare_direction
+from medgan_nb.studies.common.results import Result, estimate_fields
 
 CLASSES = ("NORMAL", "PNEUMONIA")
 NAMES = ["A", "A_weights", "A_oversample", "A_classic", "A_noise", "A_steps", "B", "B_steps"]
@@ -299,16 +303,59 @@ def test_metrics_are_consistent(rows):
         assert metrics["auc"] == pytest.approx(1 - statistics.roc_auc(labels, -logits))
 
 
-def test_intervals_cover_what_they_promise():
-    "Ten seeds, 60 patients of 3 images, mean 0: the 95 % interval holds 0 in 90 % of studies."
-    rng, groups = np.random.default_rng(0), np.repeat(np.arange(60), 3)
-    covered = 0
-    for _ in range(200):
-        patient = np.repeat(rng.normal(0, 0.5, 60), 3)
-        values = rng.normal(0, 0.1, (10, 1)) + patient + 0.4 * rng.normal(size=(10, 180))
-        _, low, high = statistics.cluster_bootstrap(values, groups, n_draws=500)
-        covered += low <= 0 <= high
-    assert covered >= 180
+def simulated_arms(rng, n_seeds, n_patients=60, n_images=3):
+    "Two equal arms: values (seeds, images) that share seeds and patients, and the patients."
+    groups = np.repeat(np.arange(n_patients), n_images)
+    shared = rng.normal(0, 0.5, n_patients)[groups] + rng.normal(0, 0.1, (n_seeds, 1))
+    arms = [
+        shared
+        + rng.normal(0, 0.1, (n_seeds, 1))
+        + rng.normal(0, 0.2, n_patients)[groups]
+        + rng.normal(0, 0.4, (n_seeds, len(groups)))
+        for _ in range(2)
+    ]
+    return *arms, groups
+
+
+@pytest.mark.parametrize("n_seeds", [3, 10])
+def test_intervals_cover_what_they_promise(n_seeds):
+    "Sixty patients of three images, mean 0: the 95 % interval holds 0 in 92 to 98 % of studies."
+    rng, covered = np.random.default_rng(0), np.zeros(2)
+    for _ in range(600):
+        a, b, groups = simulated_arms(rng, n_seeds)
+        _, low, high = statistics.cluster_interval(a, groups)
+        difference = statistics.paired_difference(a, b, groups)
+        covered += low <= 0 <= high, difference.ci_low <= 0 <= difference.ci_high
+    assert ((0.92 <= covered / 600) & (covered / 600 <= 0.98)).all()
+
+
+def test_two_equal_gans_of_three_seeds_are_inconclusive():
+    "In 95 % of studies, give or take 3; the rest splits about evenly."
+    rng, verdicts = np.random.default_rng(0), []
+    for _ in range(600):
+        a, b, groups = simulated_arms(rng, 3)
+        fields = estimate_fields(statistics.paired_difference(a, b, groups))
+        result = Result(table="differences", metric="points", n_runs=3, **fields)
+        verdicts.append(compare_direction(result, 1).verdict)
+    counts = Counter(verdicts)
+    assert 0.92 <= counts["inconclusive"] / 600 <= 0.98, counts
+    assert min(counts["supported"], counts["contradicted"]) >= 3, counts
+
+
+def test_an_effect_of_the_minimal_detectable_size_is_found_in_four_of_five_studies():
+    rng, found = np.random.default_rng(0), 0
+    true_error = np.sqrt(2 * (0.1**2 / 5 + 0.2**2 / 60 + 0.4**2 / (5 * 180)))
+    effect = minimal_detectable_effect(true_error, 8)
+    for _ in range(400):
+        a, b, groups = simulated_arms(rng, 5)
+        found += statistics.paired_difference(a, b + effect, groups).p_value < 0.05
+    assert 0.70 <= found / 400 <= 0.90
+
+
+def test_a_shift_is_found_in_the_direction_of_its_sign():
+    a, b, groups = simulated_arms(np.random.default_rng(0), 5)
+    up, down = (statistics.paired_difference(a, b + shift, groups) for shift in (1.0, -1.0))
+    assert up.ci_low > 0 > down.ci_high and max(up.p_value, down.p_value) < 0.01
 
 
 def test_statistics_keep_their_values():

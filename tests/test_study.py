@@ -198,7 +198,7 @@ def check_report(page: Path) -> None:
         rows = list(csv.DictReader(file))
     columns = (
         "condition,metric,paper,ours,ci_low,ci_high,ci_method,n_runs,"
-        "real_baseline,copy_baseline,feature_network,verdict,note"
+        "real_baseline,copy_baseline,feature_network,pi_low,pi_high,p_value,p_holm,mde,verdict,note"
     )
     assert list(rows[0]) == columns.split(",")
     printed = {r["condition"]: r for r in rows if r["paper"]}

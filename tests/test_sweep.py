@@ -22,10 +22,12 @@ from medgan_nb.core.files import atomic_write, read_json, read_jsonl, write_json
 from medgan_nb.experiments import lease
 from medgan_nb.experiments.estimate import dry_run_report
 from medgan_nb.experiments.executor import DONE, RunSpec
+from medgan_nb.experiments.grid import expand_grid, run_specs
 from medgan_nb.experiments.lease import Lease
 from medgan_nb.experiments.run import config_hash, run_id
 from medgan_nb.experiments.status import run_statuses
 from medgan_nb.experiments.sweep import start_sweep
+from medgan_nb.studies.registry import STUDIES
 
 HERE = Path(__file__).resolve().parent
 ENVIRONMENT = os.environ | {
@@ -326,3 +328,24 @@ def test_a_clock_that_jumps_under_a_real_run(toy_outputs, tmp_path):
     timed_out = "Kernel didn't respond" in output and jumping.returncode == 1
     assert jumping.returncode == 0 or timed_out, output
     assert set(start_sweep(grid(toy_outputs, 1, dataset_size=25)).wait(quiet).values()) == {DONE}
+
+
+# --- seeds of splits and trainings ------------------------------------------------------------
+
+
+def test_split_seed_and_seed_are_crossed():
+    "Two splits of three trainings are six runs, and one condition of a table."
+    grid = expand_grid(["preset=smoke", "split_seed=0:2", "seed=0:3"])
+    specs = run_specs(STUDIES["p4"], grid, {})
+    seeds = [(s.config["params"]["split_seed"], s.config["params"]["seed"]) for s in specs]
+    assert seeds == [(split, seed) for split in range(2) for seed in range(3)]
+    assert len({spec.folder for spec in specs}) == 6
+    assert all(spec.config["variant"] == {} for spec in specs)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_split_and_training_have_seeds_of_their_own(name):
+    study = STUDIES[name]
+    assert study.parameters["split_seed"] == 0 == study.parameters["seed"]
+    specs = run_specs(study, expand_grid(["preset=smoke", "split_seed=0,1"]), {})
+    assert len({spec.folder for spec in specs}) == 2

@@ -122,8 +122,12 @@ def dice_ci(
     ----------
     masks, predicted_masks : array_like
         As in `segmentation_metrics`.
-    groups, n_draws, seed, level
-        As in `evaluation.statistics.cluster_bootstrap`.
+    groups
+        Cluster of each image (N,), as in `evaluation.statistics.cluster_interval`.
+    n_draws, seed
+        Bootstrap draws and their seed.
+    level
+        Coverage, between 0 and 1.
 
     Returns
     -------

@@ -24,7 +24,7 @@ from ...core.errors import DataError, printable
 from ...core.files import atomic_write, csv_text, read_bytes, read_json, write_json
 from ...core.random import stream
 from medgan_nb.evaluation.statistics import (
-    cluster_bootstrap,
+    cluster_interval,
     holm,
     percentile_ci,
     roc_auc,
@@ -287,7 +287,7 @@ def _score_overall(
     correct = np.array(
         [[reading.answers[i]["answer"] == truth[i] for i in items] for reading in readings], float
     )
-    accuracy, ci_low, ci_high = cluster_bootstrap(correct, items)
+    accuracy, ci_low, ci_high = cluster_interval(correct, items)
     return {
         "n_readers": len(readings),
         "n": len(items),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CONSISTENT', 'INCONSISTENT', 'SUPPORTED', 'CONTRADICTED', 'INCONCLUSIVE', 'SINGLE_RUN', 'NOT_REPORTED',
-           'NOT_COMPARABLE', 'Comparison', 'incomparable_reason', 'compare', 'compare_direction', 'fact',
-           'with_p_values', 'paper_values']
+           'NOT_COMPARABLE', 'NOT_LEARNED', 'Comparison', 'incomparable_reason', 'compare', 'compare_direction',
+           'beats_majority', 'fact', 'with_p_values', 'paper_values']
 
 # %% ../../../nbs/801_studies.common.comparison.ipynb #c7a0fd98
 import csv
@@ -21,7 +21,7 @@ from .results import Result
 CONSISTENT, INCONSISTENT = "consistent", "inconsistent"
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
 SINGLE_RUN, NOT_REPORTED, NOT_COMPARABLE = "single run", "not reported", "not comparable"
-_NOT_LEARNED = "classifier did not learn"
+NOT_LEARNED = "classifier did not learn"
 _MIN_RUNS = 3
 
 
@@ -77,19 +77,47 @@ def incomparable_reason(
     return "" if config["variant"] == (variant or {}) else "other settings"
 
 # %% ../../../nbs/801_studies.common.comparison.ipynb #a948e2eb
-def compare(result: Result, paper: float | str | None = None, reason: str = "") -> Comparison:
-    "The verdict on a number: does the paper's value lie in our interval?"
+def compare(
+    result: Result,
+    paper: float | str | None = None,
+    reason: str = "",
+    one_run: bool = False,
+    learned: bool = True,
+) -> Comparison:
+    """The verdict on a number: does the paper's value lie in our interval?
+
+    Parameters
+    ----------
+    result : Result
+        Ours.
+    paper : float, str or None
+        The paper's number; None where it gives none.
+    reason : str
+        Why the two cannot be compared; empty if they can.
+    one_run : bool
+        The paper's number is that of one training: our interval is then the prediction interval.
+    learned : bool
+        Whether the classifier learned anything, see `beats_majority`.
+    """
     if paper is None:
-        return Comparison(result)
-    if reason or result.ci_low is None or result.ci_high is None:
+        return Comparison(result, None, NOT_REPORTED if learned else NOT_LEARNED)
+    low, high = result.ci_low, result.ci_high
+    if reason or low is None or high is None:
         return Comparison(result, paper, NOT_COMPARABLE, reason or "no interval")
+    if not learned:
+        return Comparison(result, paper, NOT_LEARNED)
     if 0 < result.n_runs < _MIN_RUNS:
         return Comparison(result, paper, SINGLE_RUN)
-    inside = result.ci_low <= paper <= result.ci_high
-    return Comparison(result, paper, CONSISTENT if inside else INCONSISTENT)
+    if one_run:
+        low, high = result.pi_low, result.pi_high
+        if low is None or high is None:
+            return Comparison(result, paper, NOT_COMPARABLE, "no prediction interval")
+    return Comparison(result, paper, CONSISTENT if low <= paper <= high else INCONSISTENT)
 
 
-def compare_direction(result: Result, claimed_sign: int, paper: float | None = None) -> Comparison:
+def compare_direction(
+    result: Result, claimed_sign: int, paper: float | None = None, learned: bool = True
+) -> Comparison:
     """The verdict on a claim that a difference is above (1) or below (-1) zero.
 
     Parameters
@@ -100,9 +128,13 @@ def compare_direction(result: Result, claimed_sign: int, paper: float | None = N
         1 or -1.
     paper : float or None
         The paper's difference, where it prints one.
+    learned : bool
+        Whether both classifiers learned anything, see `beats_majority`.
     """
     low, high = result.ci_low, result.ci_high
-    if 0 < result.n_runs < _MIN_RUNS:
+    if not learned:
+        verdict = NOT_LEARNED
+    elif 0 < result.n_runs < _MIN_RUNS:
         verdict = SINGLE_RUN
     elif low is None or high is None:
         return Comparison(result, paper, NOT_COMPARABLE, "no interval")
@@ -111,6 +143,26 @@ def compare_direction(result: Result, claimed_sign: int, paper: float | None = N
     else:
         verdict = SUPPORTED if (low > 0) == (claimed_sign > 0) else CONTRADICTED
     return Comparison(result, paper, verdict)
+
+
+def beats_majority(result: Result, majority: float) -> bool:
+    """Whether a classifier learned: its interval lies above what the majority rule scores.
+
+    Parameters
+    ----------
+    result : Result
+        Accuracy or balanced accuracy with its interval.
+    majority : float
+        The majority rule's, in the same unit; for balanced accuracy one over the classes.
+
+    Raises
+    ------
+    DataError
+        If the result has no interval.
+    """
+    if result.ci_low is None:
+        raise DataError(f"{result.metric} {result.condition}: no interval; expected one")
+    return result.ci_low > majority
 
 
 def fact(
@@ -145,15 +197,26 @@ def fact(
 
 
 def with_p_values(comparisons: Iterable[Comparison], p_values: Iterable[float]) -> list[Comparison]:
-    "Comparisons whose notes name p and its value adjusted over all of them (Holm 1979)."
+    """Comparisons of one table with p, and p adjusted over all of them (Holm 1979).
+
+    A direction that its interval alone would give is `inconclusive` where the adjusted p is 5 % or
+    more.
+
+    Parameters
+    ----------
+    comparisons : iterable of Comparison
+        The family: every difference that a table tests.
+    p_values : iterable of float
+        Their p, not adjusted, in the same order.
+    """
     comparisons, p_values = list(comparisons), list(p_values)
-    adjusted = holm(p_values) if p_values else []
-    noted = []
-    for comparison, p, p_holm in zip(comparisons, p_values, adjusted, strict=True):
-        text = f"p = {p:.3g}, Holm {p_holm:.3g}"
-        note = "; ".join(filter(None, (comparison.result.note, text)))
-        noted.append(replace(comparison, result=replace(comparison.result, note=note)))
-    return noted
+    adjusted = []
+    for comparison, p, p_holm in zip(comparisons, p_values, holm(p_values), strict=True):
+        result = replace(comparison.result, p_value=p, p_holm=float(p_holm))
+        undecided = comparison.verdict in (SUPPORTED, CONTRADICTED) and p_holm >= 0.05
+        verdict = INCONCLUSIVE if undecided else comparison.verdict
+        adjusted.append(replace(comparison, result=result, verdict=verdict))
+    return adjusted
 
 # %% ../../../nbs/801_studies.common.comparison.ipynb #7f5d691d
 def paper_values(name: str) -> list[dict[str, str]]:

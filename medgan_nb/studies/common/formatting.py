@@ -27,6 +27,11 @@ COLUMNS = (
     "real_baseline",
     "copy_baseline",
     "feature_network",
+    "pi_low",
+    "pi_high",
+    "p_value",
+    "p_holm",
+    "mde",
     "verdict",
     "note",
 )
@@ -107,6 +112,11 @@ def table_rows(
             result.real_baseline,
             result.copy_baseline,
             result.feature_network,
+            result.pi_low,
+            result.pi_high,
+            result.p_value,
+            result.p_holm,
+            result.mde,
             format_verdict(comparison),
             result.note,
         )

@@ -26,18 +26,18 @@ from medgan_nb.evaluation.segmentation import (
     train_and_evaluate_segmenter,
     with_pseudo_masks,
 )
-from ...evaluation.statistics import cluster_bootstrap, t_interval, wilson_interval
+from ...evaluation.statistics import cluster_interval, t_interval, wilson_interval
 from ...evaluation.training import TrainConfig, build_seeded
 from ...experiments.run import Run
 from ...metrics.similarity import pearson, psnr, ssim
 from ...metrics.speckle import compare_speckle, envelope_from_bmode
 from ...models.unet import UNet
 from ..common.feature_networks import classifier_features, save_classifier
+from ..common.memorization import memorization_results
 from medgan_nb.studies.common.quality import (
     EvaluationSets,
     coverage_results,
     distance_results,
-    memorization_results,
     same_class_partners,
 )
 from ..common.results import Result, of_run
@@ -408,7 +408,7 @@ def _segmentation_results(segmented: dict, groups: np.ndarray) -> list[Result]:
     for arm, scores in segmented["arms"].items():
         known = np.array([value is not None for value in scores["by_image"]])
         values = [value for value in scores["by_image"] if value is not None]
-        mean, low, high = cluster_bootstrap([values], groups[known])
+        mean, low, high = cluster_interval([values], groups[known])
         results.append(
             Result(
                 table="segmentation",
@@ -417,7 +417,7 @@ def _segmentation_results(segmented: dict, groups: np.ndarray) -> list[Result]:
                 value=mean,
                 ci_low=low,
                 ci_high=high,
-                ci_method="bootstrap over lesions",
+                ci_method="t over lesions",
                 n=int(known.sum()),
             )
         )
@@ -446,8 +446,8 @@ def results(
     network = classifier_features(run, classifier(run.settings, "random")[0])
     measured = [
         *pair_results(run, synthetic),
-        *distance_results(sets, network, note=classified["note"]),
-        *coverage_results(sets, network),
+        *distance_results(sets, [network], note=classified["note"]),
+        *coverage_results(sets, [network]),
         *memorization_results(sets),
         *_speckle_results(run, synthetic),
     ]

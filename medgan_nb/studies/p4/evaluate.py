@@ -29,13 +29,14 @@ from medgan_nb.studies.common.feature_networks import (
     save_classifier,
 )
 from ..common.generated import generated_set, save_pngs
+from ..common.memorization import memorization_results
 from medgan_nb.studies.common.quality import (
     EvaluationSets,
     distance_results,
-    memorization_results,
 )
 from ..common.results import Result, of_run
 from .study import MINORITY
+from .trajectory import trajectory_results
 from ...training.loop import Trained
 from ...training.registry import model_recipe
 
@@ -190,11 +191,7 @@ def quality_results(run: Run, synthetic: ImageSet) -> list[Result]:
     sets, seed = evaluation_sets(run, synthetic), run.config["params"]["seed"]
     networks, note = feature_networks("efficientnet_lite0")
     networks.append(classifier_features(run, SmallCNN(run.settings["size"])))
-    results = [
-        result
-        for network in networks
-        for result in distance_results(sets, network, note=note, seed=seed)
-    ]
+    results = distance_results(sets, networks, note=note, seed=seed)
 
     def mean_ssim(images):
         return mean_pairwise_ssim(images.batch().cpu(), n_pairs=1000, seed=seed)
@@ -215,7 +212,8 @@ def quality_results(run: Run, synthetic: ImageSet) -> list[Result]:
 
 def results(run: Run, synthetic: ImageSet, trained: dict[str, dict]) -> list[Result]:
     "All results of a run, for metrics.json."
-    return of_run(run, _accuracy_results(run, trained) + quality_results(run, synthetic))
+    measured = _accuracy_results(run, trained) + quality_results(run, synthetic)
+    return of_run(run, measured + trajectory_results(run))
 
 # %% ../../../nbs/884_studies.p4.evaluate.ipynb #1d3b88ca
 def confusions(run: Run, trained: dict[str, dict]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
