@@ -9,13 +9,17 @@ import os
 import random
 import signal
 import stat
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -141,6 +145,8 @@ def content(path: Path):
     "What a file holds, without measured times; tensors as bytes, so that every bit counts."
     if path.suffix == ".safetensors":
         return without_times(_tensors_as_bytes(load_tree(path)))
+    if path.suffix == ".json":
+        return without_times(json.loads(path.read_text()))
     if path.suffix == ".jsonl":
         return [without_times(json.loads(line)) for line in path.read_text().splitlines()]
     return path.read_bytes()
@@ -185,3 +191,51 @@ def test_a_killed_training_leaves_every_file_as_an_undisturbed_one(tmp_path, nam
         if kills >= N_KILLS:
             break
     assert kills >= N_KILLS
+
+
+COMMAND = str(Path(sys.executable).parent / "medgan-nb")
+_PROCESS_FILES = ("leases/*", "progress.json", "run.log", "executed.ipynb")
+
+
+def reproduce(paper: str, outputs: Path) -> subprocess.Popen:
+    "The smoke run of a study, started or resumed in the background."
+    words = [COMMAND, "reproduce", paper, "--preset", "smoke", "--jobs", "1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    log = open(outputs.with_suffix(".log"), "a")
+    return subprocess.Popen(
+        [*words, "--outputs", str(outputs)], stdout=log, stderr=log, env=environment
+    )
+
+
+def kill_tree(process: subprocess.Popen) -> None:
+    "Kill a process and all that it started, as a machine that loses its power does."
+    for child in (*psutil.Process(process.pid).children(recursive=True), process):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    process.wait()
+
+
+def run_contents(outputs: Path) -> dict:
+    "All files of the one run in an outputs folder but those that say who ran it and when."
+    (folder,) = outputs.glob("p*/n*")
+    return {
+        name: value
+        for name, value in contents(folder).items()
+        if not any(Path(name).match(pattern) for pattern in _PROCESS_FILES)
+    }
+
+
+@pytest.mark.parametrize("paper", os.environ.get("MEDGAN_KILL_RUNS", "p2").split())
+def test_a_killed_run_leaves_every_file_as_an_undisturbed_one(tmp_path, paper):
+    started = time.monotonic()
+    assert reproduce(paper, tmp_path / "undisturbed").wait() == 0
+    seconds, moments = time.monotonic() - started, random.Random(SEED)
+    for _ in range(3):
+        process = reproduce(paper, tmp_path / "killed")
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(moments.uniform(0.2, 0.7) * seconds)
+        kill_tree(process)
+    assert reproduce(paper, tmp_path / "killed").wait() == 0
+    expected, found = run_contents(tmp_path / "undisturbed"), run_contents(tmp_path / "killed")
+    assert set(found) == set(expected)
+    assert [name for name in expected if found[name] != expected[name]] == []

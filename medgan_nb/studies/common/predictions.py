@@ -41,8 +41,9 @@ class _P1(TypedDict):
 
 class _P2Arm(TypedDict):
     title: str
-    steps: int
-    predictions: list[str]
+    steps: list[int]
+    classifier: str | None
+    probabilities: list[list[list[float]]]
 
 
 class _P2Split(TypedDict):
@@ -89,12 +90,12 @@ def _parallel_lists(paper: str, content: dict) -> list[tuple]:
         rows = content["classify"]["rows"].values()
         return [(row["truth"], row["predictions"]) for row in rows]
     if paper == "p2":
-        parts = content["splits"].values()
-        return [
-            (part["labels"], part["groups"], *fold)
-            for part in parts
-            for fold in [arm["predictions"] for arm in part["arms"].values()] or [()]
-        ]
+        lists = []
+        for part in content["splits"].values():
+            folds = [fold for arm in part["arms"].values() for fold in arm["probabilities"]]
+            by_class = [probabilities for fold in folds for probabilities in fold]
+            lists += [(part["labels"], part["groups"], *folds), (content["classes"], *by_class)]
+        return lists
     if paper == "p3":
         logits = [seed for arm in content["arms"].values() for seed in arm["logits"]]
         return [(content["labels"], content["groups"], *logits)]
@@ -115,6 +116,6 @@ def check_predictions(paper: str, path: Path) -> None:
         lengths = {len(values) for values in lists}
         if len(lengths) > 1:
             raise DataError(
-                f"{path}: lists of {', '.join(map(str, sorted(lengths)))} images that should be of "
-                "the same; restore it or delete it"
+                f"{path}: lists of {', '.join(map(str, sorted(lengths)))} entries, where each should "
+                "have one for each image or class; restore it or delete it"
             )
