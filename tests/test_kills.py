@@ -209,9 +209,11 @@ def reproduce(paper: str, outputs: Path) -> subprocess.Popen:
 
 def kill_tree(process: subprocess.Popen) -> None:
     "Kill a process and all that it started, as a machine that loses its power does."
-    for child in (*psutil.Process(process.pid).children(recursive=True), process):
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+    process.kill()
     process.wait()
 
 
