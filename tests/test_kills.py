@@ -32,10 +32,7 @@ from medgan_nb.training.loop import train
 from medgan_nb.training.oasbud_recipes import OASBUD
 from medgan_nb.training.registry import MODELS, model_recipe
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
-    pytest.mark.xdist_group("kills"),
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 SIZE, STEPS = 32, 8
 _STYLEGAN2 = {"config": "auto", "batch_size": 4, "channel_base": 256, "channel_max": 8, "z_dim": 8}
 _OPTIONS = {
