@@ -20,6 +20,7 @@ from medgan_nb.evaluation.statistics import (
     t_interval,
 )
 from ...experiments.run import Run
+from ..common.calibration import calibration_table
 from medgan_nb.studies.common.comparison import (
     NOT_LEARNED,
     SUPPORTED,
@@ -87,7 +88,7 @@ def main_network(results: list[Result]) -> str:
         key = str(result.condition), result.split_seed, result.seed
         by_run.setdefault(key, set()).add(result.feature_network)
     shared = set.intersection(*by_run.values()) if by_run else set()
-    return "inception" if "inception" in shared else min(shared, default="study")
+    return "inception" if "inception" in shared else min(shared, default="efficientnet_lite0")
 
 # %% ../../../nbs/850_studies.p2.tables.ipynb #f6f67bd3
 def distance_table(runs: list[Run]) -> list[Comparison]:
@@ -427,6 +428,7 @@ def tables(runs: list[Run]) -> dict[str, list[Comparison]]:
         "classifiers": _arms_table(runs),
         "quality": quality_table(runs),
         "data": data_table(runs),
+        "calibration": calibration_table(runs),
         "audit": audit_table(),
     }
 
@@ -537,9 +539,9 @@ def markdown_results(runs: list[Run]) -> str:
         row = {
             "n": condition["n_train"],
             "model": LABELS[condition["model"]],
-            "distance": format_interval(held_out[0], ".1f"),
-            "real": f"{held_out[0].real_baseline:.1f}",
-            "copies": f"{held_out[0].copy_baseline:.1f}",
+            "distance": format_interval(held_out[0], ".1f") if held_out else "refused",
+            "real": f"{held_out[0].real_baseline:.1f}" if held_out else "",
+            "copies": f"{held_out[0].copy_baseline:.1f}" if held_out else "",
             "gain": "",
             "runs": len(repeats),
         }
