@@ -102,9 +102,13 @@ def test_no_arm_holds_the_fold_left_out(name):
 
 def test_the_controls_take_the_same_steps():
     config = replace(PAPER_CONFIG, epochs=2, batch_size=8, lr=1e-3)
-    augmented = ("real_steps", "copies100", "synthetic100", "classic100")
-    steps = {train_fold(name, 0, config).steps for name in augmented}
+    controls = ("copies100", "synthetic100", "classic100", "flipped100")
+    steps = {train_fold(name, 0, config).steps for name in controls}
     assert len(steps) == 1 and train_fold("real", 0, config).steps < steps.pop()
+    in_steps = replace(config, steps=9)
+    assert {
+        train_fold(name, 0, in_steps).steps for name in ("real", "class_weights", "synthetic100")
+    } == {9}
 
 
 def test_folds_learn_and_repeat_themselves():
@@ -131,13 +135,14 @@ def test_random_weights_depend_on_the_seed_alone(build):
     assert torch.equal(logits[0], logits[1]) and not torch.equal(logits[0], logits[2])
 
 
-def test_absent_weights_are_reported_in_one_line(monkeypatch):
+def test_absent_weights_are_replaced_and_that_is_said(monkeypatch):
     def absent(*args, **options):
         raise WeightsError("weights.pth: not there")
 
     monkeypatch.setattr(classifiers, "load_published_weights", absent)
     network, init, note = build_classifier("efficientnet_b2", 3, 64)
-    assert init == "random" and "weights.pth: not there" in note and "\n" not in note
-    assert network.last.out_features == 3
-    with pytest.raises(WeightsError):
-        efficientnet_b2(3, "imagenet")
+    assert (init, network.dim) == ("imagenet", 1280) and "\n" not in note
+    assert note == "efficientnet_lite2 in place of efficientnet_b2: weights.pth: not there"
+    monkeypatch.setattr(classifiers, "efficientnet_lite", absent)
+    network, init, note = build_classifier("efficientnet_b2", 3, 64)
+    assert (init, network.dim) == ("random", 1408) and "weights.pth: not there" in note

@@ -16,7 +16,7 @@ from skimage.metrics import structural_similarity
 
 import medgan_nb
 from medgan_nb.core.errors import MedganError
-from medgan_nb.metrics.baselines import real_and_copy_baselines
+from medgan_nb.metrics.baselines import matched_scores
 from medgan_nb.metrics.distributions import distribution_distance
 from medgan_nb.metrics.features import extract_features, random_network
 from medgan_nb.metrics.fid import (
@@ -390,7 +390,8 @@ def test_refused_images(metric, bad):
         lambda x: kid_subsets(x, x, 0, 5),
         lambda x: flag_memorized(x, x, x, 0.01),
         lambda x: flag_memorized(x, x, x, 1.5),
-        lambda x: real_and_copy_baselines(mse, x, x, 10),
+        lambda x: matched_scores(mse, x, {"copies": x}, 1),
+        lambda x: matched_scores(mse, x, {"none": x[:0]}, 5),
         lambda x: frechet_ci(x, x, confidence_level=2),
         lambda x: authenticity(x[:1], x),
     ],

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLASSES', 'PUBLISHED_COUNTS', 'N_TRAIN', 'N_TEST', 'LICENCE', 'LAYOUT', 'NO_PATIENTS_NOTE', 'DATASET', 'detect',
-           'ImageFile', 'list_image_files', 'image_files', 'mask_files', 'load']
+           'ImageFile', 'list_image_files', 'image_files', 'mask_files', 'load', 'regroup']
 
 # %% ../../nbs/210_datasets.busi.ipynb #79c82931
 import re
@@ -281,6 +281,35 @@ def load(
     )
     images = merge_duplicates(replace(images, notes=notes))
     return merge_near_duplicates(images, near_duplicate_groups(thumbnails))
+
+
+def regroup(images: ImageSet, data_dir: Path | str, ssim: float) -> ImageSet:
+    """The images of `load` with the groups of near-duplicates at another threshold.
+
+    Parameters
+    ----------
+    images : ImageSet
+        All images, in the order of the files.
+    data_dir : Path or str
+        Where they were loaded from.
+    ssim : float
+        What the SSIM of a pair must exceed, between -1 and 1; `load` takes
+        `data.duplicates.SSIM_THRESHOLD`.
+
+    Raises
+    ------
+    DataError
+        If the folder holds other images.
+    """
+    files = list_image_files(data_dir)
+    if [file.path.stem for file in files] != list(images.ids):
+        raise DataError(
+            f"{printable(data_dir)}: {len(files)} images that are not the {len(images)} of "
+            f"{images.name}; expected the folder they were loaded from"
+        )
+    thumbnails = np.stack(load_all(files, lambda f: thumbnail(load_image(f.path)), title="busi"))
+    alone = merge_duplicates(replace(images, groups=images.ids))
+    return merge_near_duplicates(alone, near_duplicate_groups(thumbnails, ssim=ssim))
 
 
 DATASET = DatasetEntry(

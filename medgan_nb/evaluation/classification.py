@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['balanced_class_weights', 'train_classifier', 'predict_logits', 'Arm', 'classification_arms', 'Outcome',
-           'train_and_evaluate']
+           'train_and_evaluate', 'assert_test_unseen']
 
 # %% ../../nbs/610_evaluation.classification.ipynb #bf94ee9a
 import time
@@ -52,6 +52,7 @@ def train_classifier(
     config: TrainConfig,
     seed: int,
     *,
+    validation: ImageSet | None = None,
     device: torch.device | str = "cpu",
 ) -> list[dict]:
     """Train a classifier in place.
@@ -66,13 +67,15 @@ def train_classifier(
         How to train.
     seed : int
         Seed of the order of images, of dropout and of augmentation.
+    validation : ImageSet, optional
+        Images of other groups, whose loss says when to stop and which weights to keep.
     device : torch.device or str
         Where to train; network and images are moved there.
 
     Returns
     -------
     list of dict
-        One entry per epoch, as in `evaluation.training.train_network`.
+        One entry per look at the losses, as in `evaluation.training.train_network`.
 
     Raises
     ------
@@ -98,8 +101,20 @@ def train_classifier(
         _check_logits(logits, n_classes)
         return (_image_losses(logits, labels[batch]) * weights[labels[batch]]).mean()
 
+    def validation_loss() -> float:
+        kept_out = torch.as_tensor(validation.labels)
+        losses = _image_losses(compute_logits(network, validation, 256), kept_out)
+        return float((losses * weights.cpu()[kept_out]).mean())
+
     return train_network(
-        network, len(images), loss_fn, config, seed, name=images.name, device=device
+        network,
+        len(images),
+        loss_fn,
+        config,
+        seed,
+        validation_loss=None if validation is None else validation_loss,
+        name=images.name,
+        device=device,
     )
 
 
@@ -230,11 +245,11 @@ class Outcome:
     network : Module
         The trained network.
     steps : int
-        Optimizer steps.
+        Optimizer steps taken.
     seconds : float
         Duration of training.
     log : list of dict
-        One entry per epoch.
+        One entry per look at the losses.
     logits : ndarray
         Logits of the test images, (N,) or (N, K).
     correct : ndarray
@@ -260,6 +275,7 @@ def train_and_evaluate(
     test: ImageSet,
     seed: int,
     *,
+    validation: ImageSet | None = None,
     device: torch.device | str = "cpu",
 ) -> Outcome:
     """Train a network on an arm and evaluate it on a test set.
@@ -273,7 +289,7 @@ def train_and_evaluate(
         Training images and configuration.
     test : ImageSet
         Test images.
-    seed, device
+    seed, validation, device
         As in `train_classifier`.
 
     Raises
@@ -282,9 +298,11 @@ def train_and_evaluate(
         If a test image is among the training images, unless the images were split by image, which
         marks the set.
     """
-    _refuse_test_images(arm, test)
+    assert_test_unseen(arm, test)
     started = time.perf_counter()
-    log = train_classifier(network, arm.images, arm.config, seed, device=device)
+    log = train_classifier(
+        network, arm.images, arm.config, seed, validation=validation, device=device
+    )
     seconds = time.perf_counter() - started
     logits = predict_logits(network, test)
     return Outcome(
@@ -300,7 +318,7 @@ def train_and_evaluate(
     )
 
 
-def _refuse_test_images(arm: Arm, test: ImageSet) -> None:
+def assert_test_unseen(arm: Arm, test: ImageSet) -> None:
     "Raise a `DataError` if a test image is among the training images."
     if IMAGE_SPLIT in test.notes:
         return

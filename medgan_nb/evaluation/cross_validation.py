@@ -14,7 +14,7 @@ import torch
 
 from ..core.errors import ConfigError, DataError, check_choice
 from ..core.random import stream
-from ..data.augmentation import flip_rotate, oversample
+from ..data.augmentation import flip, flip_rotate, oversample
 from ..data.dataset import ImageSet, concat
 from .classification import Arm
 from .training import TrainConfig
@@ -83,27 +83,28 @@ class ArmSpec:
     ----------
     title : str
         Description for tables.
-    synthetic, copies, classic : float
-        Synthetic images, plain copies, flipped and rotated copies: each as a share of the real
-        ones, class by class.
-    length : float or None
-        Train for as many steps as a set this many times the size of the real one would; None for
-        the steps of its own.
+    synthetic, copies, classic, flipped : float
+        Synthetic images, plain copies, flipped and rotated copies, flipped copies: each as a share
+        of the real ones, class by class.
+    class_weight : None or "balanced"
+        As in `TrainConfig`; None for the configuration's.
     """
 
     title: str
     synthetic: float = 0.0
     copies: float = 0.0
     classic: float = 0.0
-    length: float | None = None
+    flipped: float = 0.0
+    class_weight: str | None = None
 
 
 ARM_SPECS = {
     "real": ArmSpec("real only"),
-    "real_steps": ArmSpec("real only, as many steps as with 100 % more", length=2.0),
+    "class_weights": ArmSpec("real only, class weights", class_weight="balanced"),
     "copies100": ArmSpec("real + 100 % copies", copies=1.0),
     "copies200": ArmSpec("real + 200 % copies", copies=2.0),
     "classic100": ArmSpec("real + 100 % flipped and rotated", classic=1.0),
+    "flipped100": ArmSpec("real + 100 % flipped", flipped=1.0),
     "synthetic50": ArmSpec("real + 50 % synthetic", synthetic=0.5),
     "synthetic100": ArmSpec("real + 100 % synthetic", synthetic=1.0),
     "synthetic200": ArmSpec("real + 200 % synthetic", synthetic=2.0),
@@ -129,7 +130,7 @@ def build_arm(
     seed: int,
     synthetic: ImageSet | None = None,
 ) -> Arm:
-    """An arm of `ARM_SPECS`: real images with what is added to them, and the length of training.
+    """An arm of `ARM_SPECS`: real images with what is added to them, and how to train on them.
 
     Parameters
     ----------
@@ -161,13 +162,13 @@ def build_arm(
         added["copies"] = _copies_by_class(real, spec.copies, seed, oversample, "copies")
     if spec.classic:
         added["classic"] = _copies_by_class(real, spec.classic, seed, flip_rotate, "classic")
+    if spec.flipped:
+        added["flipped"] = _copies_by_class(real, spec.flipped, seed, flip, "flipped")
     images = real
     if added:
         images = concat([real, *added.values()], f"{real.name} + {' + '.join(added)}")
-    steps = config.steps
-    if spec.length:
-        steps = config.total_steps(round(spec.length * len(real)))
-    return Arm(name, spec.title, images, replace(config, steps=steps))
+    class_weight = spec.class_weight or config.class_weight
+    return Arm(name, spec.title, images, replace(config, class_weight=class_weight))
 
 
 def _copies_by_class(

@@ -51,6 +51,10 @@ class TrainConfig:
         anew in every epoch.
     min_last_batch : int
         A last batch of fewer images than this joins the one before it; batch normalisation needs 2.
+    check_every : int or None
+        Steps between two looks at the losses; an epoch if None.
+    patience : int
+        Where there is a validation loss, training stops after so many looks without a lower one.
     """
 
     epochs: int = 5
@@ -63,12 +67,15 @@ class TrainConfig:
     lr_schedule: str | None = None
     augment: str | None = None
     min_last_batch: int = 1
+    check_every: int | None = None
+    patience: int = 10
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "min_last_batch"):
+        for name in ("epochs", "batch_size", "min_last_batch", "patience"):
             _check_count(name, getattr(self, name))
-        if self.steps is not None:
-            _check_count("steps", self.steps)
+        for name in ("steps", "check_every"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"lr is {self.lr!r}; expected a positive number, for example 1e-3")
         if not 0 <= self.weight_decay < math.inf:
@@ -149,6 +156,26 @@ def _random_flip_rotate(
     return angle.to(device), flip.to(device)
 
 # %% ../../nbs/600_evaluation.training.ipynb #47296c35
+class _BestWeights:
+    "The weights with the lowest validation loss so far."
+
+    def __init__(self, network: nn.Module):
+        self.network, self.loss, self.looks_since, self.state = network, math.inf, 0, {}
+
+    def look(self, loss: float) -> int:
+        "Note a validation loss; looks since the lowest one."
+        self.looks_since += 1
+        if loss < self.loss:
+            self.loss, self.looks_since = loss, 0
+            self.state = {k: v.detach().clone() for k, v in self.network.state_dict().items()}
+        return self.looks_since
+
+    def restore(self) -> None:
+        "Put them back."
+        if self.state:
+            self.network.load_state_dict(self.state)
+
+
 def train_network(
     network: nn.Module,
     n_images: int,
@@ -156,6 +183,7 @@ def train_network(
     config: TrainConfig,
     seed: int,
     *,
+    validation_loss: Callable[[], float] | None = None,
     name: str = "training",
     device: torch.device | str = "cpu",
 ) -> list[dict]:
@@ -173,6 +201,9 @@ def train_network(
         How to train.
     seed : int
         Seed of the order of images and of dropout.
+    validation_loss : callable, optional
+        The network's loss on validation images, which it leaves in training mode: with it training
+        stops early, and the network ends with the weights of the lowest.
     name : str
         Name of the training set, for messages.
     device : torch.device or str
@@ -181,7 +212,8 @@ def train_network(
     Returns
     -------
     list of dict
-        One entry per epoch (the last may be incomplete): epoch, step, mean loss of its steps.
+        One entry per look at the losses (an epoch; the last may be incomplete): epoch, step, mean
+        loss of the steps since the last look, and the validation loss where there is one.
 
     Raises
     ------
@@ -200,7 +232,8 @@ def train_network(
     total_steps = config.total_steps(n_images)
     steps_per_epoch = config.steps_per_epoch(n_images)
     seed_all(seed, "dropout")
-    log, losses = [], []
+    log, losses, best = [], [], _BestWeights(network)
+    check_every = config.check_every or steps_per_epoch
     batches = iterate_batches(n_images, config.batch_size, total_steps, seed, config.min_last_batch)
     for step, batch in enumerate(batches, 1):
         optimizer.param_groups[0]["lr"] = config.lr_at(step - 1, total_steps)
@@ -214,10 +247,16 @@ def train_network(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % steps_per_epoch == 0 or step == total_steps:
-            epoch = math.ceil(step / steps_per_epoch)
-            log.append({"epoch": epoch, "step": step, "loss": float(np.mean(losses))})
-            losses = []
+        if step % check_every and step < total_steps:
+            continue
+        epoch = math.ceil(step / steps_per_epoch)
+        log.append({"epoch": epoch, "step": step, "loss": float(np.mean(losses))})
+        losses = []
+        if validation_loss:
+            log[-1]["validation_loss"] = validation_loss()
+            if best.look(log[-1]["validation_loss"]) == config.patience:
+                break
+    best.restore()
     network.eval()
     return log
 

@@ -222,6 +222,7 @@ def efficientnet_lite_features(
     name: str = "efficientnet_lite0",
     precision: str = "fp32",
     folder: Path | str | None = None,
+    size: int = _INPUT_SIZE,
 ) -> FeatureNetwork:
     """EfficientNet-Lite with ImageNet's weights, 1280 features of images resized to 224 px.
 
@@ -234,6 +235,9 @@ def efficientnet_lite_features(
         another name.
     folder : path, optional
         Where the converted weights are kept: by default `weights` in the cache folder.
+    size : int
+        Height and width the images are resized to, 32 px or more: at 128 px four times as fast, and
+        a network of another name.
 
     Raises
     ------
@@ -245,11 +249,13 @@ def efficientnet_lite_features(
     network = fold_batch_norms(efficientnet_lite(name, folder)).to(dtype)
 
     def forward(x: Tensor) -> Tensor:
-        size = (_INPUT_SIZE, _INPUT_SIZE)
-        x = F.interpolate(x, size=size, mode="bilinear", align_corners=False, antialias=True)
+        x = F.interpolate(
+            x, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+        )
         return network.to(x.device)(x.to(dtype))
 
-    suffix = "" if precision == "fp32" else f"-{precision}"
+    suffix = "" if size == _INPUT_SIZE else f"-{size}px"
+    suffix += "" if precision == "fp32" else f"-{precision}"
     return FeatureNetwork(name + suffix, network.dim, forward)
 
 # %% ../../nbs/500_metrics.features.ipynb #149965e8

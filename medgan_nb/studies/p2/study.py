@@ -24,6 +24,7 @@ from ...evaluation.cross_validation import assign_folds
 from ...experiments.run import Run
 from ...experiments.study import Study, build_config, changed_settings, resolve
 from ...metrics.features import feature_network
+from ...models.classifiers import CLASSIFIERS as NETWORKS
 from ..common.generated import generate, save_pngs
 from . import figures, tables
 from .callbacks import watch
@@ -62,13 +63,14 @@ COMMON = {
     "augpipe": "bg",
     "folds": 5,
     "classifier_init": "imagenet",
+    "probe_size": 224,
 }
 _NARROW = {
     "stylegan2_config": "auto",
     "mapping_layers": 2,
     "batch_size": 8,
     "ada_filter": "bilinear",
-    "classifier": "small_cnn",
+    "classifier": "probe",
 }
 PRESETS = {
     "smoke": COMMON
@@ -86,6 +88,7 @@ PRESETS = {
         "trajectory_images": 60,
         "classifier_epochs": 1,
         "classifier_min_steps": 1,
+        "probe_size": 128,
         "folds": 2,
     },
     "quick": COMMON
@@ -103,6 +106,7 @@ PRESETS = {
         "trajectory_images": 100,
         "classifier_epochs": 4,
         "classifier_min_steps": 40,
+        "probe_size": 128,
         "folds": 3,
     },
     "short": COMMON
@@ -143,14 +147,14 @@ PRESETS = {
     },
 }
 MODELS = ("stylegan2", "stylegan2_ada", "stylegan2_diffaugment")
-CLASSIFIERS = ("small_cnn", "resnet18", "efficientnet_b2")
+CLASSIFIERS = ("probe", *NETWORKS)
 SIZES = (500, 250, 100, 50)
 MIN_IMAGES = 6  # coverage looks at five neighbours
 LEAKAGE_SPLITS = {"smoke": 1, "quick": 1, "short": 3, "paper": 5}
 
 
 def grid(preset: str) -> list[dict]:
-    "The runs of a preset: sizes, models and seeds."
+    "The runs of a preset: sizes, models and training seeds, all on one split."
     sizes, n_seeds = {
         "smoke": ((50,), 1),
         "quick": ((250, 50), 1),
@@ -159,7 +163,7 @@ def grid(preset: str) -> list[dict]:
     }[check_choice(preset, list(PRESETS), "preset")]
     models = MODELS[1:2] if preset == "smoke" else MODELS
     return [
-        {"dataset_size": n, "model": model, "split_seed": seed, "seed": seed}
+        {"dataset_size": n, "model": model, "split_seed": 0, "seed": seed}
         for seed in range(n_seeds)
         for n in sizes
         for model in models
