@@ -3076,6 +3076,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                                                              'medgan_nb/studies/p4/tables.py')},
             'medgan_nb.studies.p4.trajectory': { 'medgan_nb.studies.p4.trajectory._change': ( 'studies.p4.trajectory.html#_change',
                                                                                               'medgan_nb/studies/p4/trajectory.py'),
+                                                 'medgan_nb.studies.p4.trajectory._matched_count': ( 'studies.p4.trajectory.html#_matched_count',
+                                                                                                     'medgan_nb/studies/p4/trajectory.py'),
                                                  'medgan_nb.studies.p4.trajectory._measurement': ( 'studies.p4.trajectory.html#_measurement',
                                                                                                    'medgan_nb/studies/p4/trajectory.py'),
                                                  'medgan_nb.studies.p4.trajectory.trajectory_figure': ( 'studies.p4.trajectory.html#trajectory_figure',
