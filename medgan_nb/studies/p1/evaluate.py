@@ -425,7 +425,7 @@ def auxiliary_results(run: Run) -> list[Result]:
                 ci_low=low,
                 ci_high=high,
                 ci_method="Wilson over images of one training",
-                note="near the majority rule: the networks did not train",
+                note="the networks trained if this lies above the majority rule",
                 **shared,
             ),
             Result(
