@@ -20,6 +20,7 @@ from ...evaluation.variance import prediction_interval
 from ...experiments.run import Run
 from ...models import oasbud
 from ...models.summary import summary
+from ..common.calibration import calibration_table
 from medgan_nb.studies.common.comparison import (
     NOT_COMPARABLE,
     Comparison,
@@ -267,6 +268,7 @@ def tables(runs: list[Run]) -> dict[str, list[Comparison]]:
         "collapse": measured_table(runs, "collapse"),
         "leakage": measured_table(runs, "leakage"),
         "auxiliary": auxiliary_table(runs),
+        "calibration": calibration_table(runs),
         "audit": audit_table(),
     }
 
