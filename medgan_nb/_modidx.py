@@ -2640,6 +2640,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                                                              'medgan_nb/studies/p2/evaluate.py'),
                                                'medgan_nb.studies.p2.evaluate._folds': ( 'studies.p2.evaluate.html#_folds',
                                                                                          'medgan_nb/studies/p2/evaluate.py'),
+                                               'medgan_nb.studies.p2.evaluate._probe_network': ( 'studies.p2.evaluate.html#_probe_network',
+                                                                                                 'medgan_nb/studies/p2/evaluate.py'),
                                                'medgan_nb.studies.p2.evaluate._save_predictions': ( 'studies.p2.evaluate.html#_save_predictions',
                                                                                                     'medgan_nb/studies/p2/evaluate.py'),
                                                'medgan_nb.studies.p2.evaluate._share': ( 'studies.p2.evaluate.html#_share',
