@@ -241,8 +241,8 @@ def flag_memorized(
     dict
         For each generated image `index` (row of train), `distance`, `ratio` and `flagged` (M,);
         `heldout_ratio` (H,); the `threshold` of ratios; the `sigma` in px by which training and
-        held-out images were blurred; the `share` of generated images that are flagged, and the `expected` share of
-        new real images, which is `quantile`.
+        held-out images were blurred; the `share` of generated images that are flagged, and the
+        `expected` share of new real images, which is `quantile`.
 
     Raises
     ------
