@@ -75,6 +75,7 @@ def load(
     resize_mode: str | None = None,
     equalize: str = "none",
     seed: int = 0,
+    dynamic_range: float = 50.0,
 ) -> ImageSet:
     """An image set by name.
 
@@ -91,6 +92,8 @@ def load(
         other images), and which equalisation follows: see `data.transforms`.
     seed : int
         Which patients, for a simulated set; not used by the others.
+    dynamic_range : float
+        Of B-mode images made from RF frames, in dB; other sets have that of their images.
 
     Raises
     ------
@@ -102,19 +105,27 @@ def load(
     entry = check_choice(name, DATASETS, "dataset")
     resize_mode = resize_mode or entry.resize_mode
     check_preprocessing(size, resize_mode, equalize)
+    compression = {} if dynamic_range == 50.0 else {"dynamic_range": dynamic_range}
+    if compression and entry.open_lesions is None:
+        raise ConfigError(
+            f"dynamic_range is {dynamic_range:g} dB for {name}, which has no RF frames; expected "
+            "50, or a set with RF frames"
+        )
     if entry.simulated:
-        settings = {"size": size, "equalize": equalize, "seed": seed}
+        settings = {"size": size, "equalize": equalize, "seed": seed} | compression
         return cached_image_set(name, [], settings, lambda: _load_simulated(entry, **settings))
     root = _data_folder(entry, data_dir)
-    settings = {"size": size, "resize_mode": resize_mode, "equalize": equalize}
+    settings = {"size": size, "resize_mode": resize_mode, "equalize": equalize} | compression
     files = [path for paths in entry.image_files(root).values() for path in paths]
     files += [*entry.mask_files(root), *entry.table_files(root)]
     return cached_image_set(name, files, settings, lambda: entry.load(root, **settings))
 
 # %% ../../nbs/290_datasets.registry.ipynb #31df75b7
-def _load_simulated(entry: DatasetEntry, size: int, equalize: str, seed: int) -> ImageSet:
+def _load_simulated(
+    entry: DatasetEntry, size: int, equalize: str, seed: int, **compression
+) -> ImageSet:
     "A simulated set, equalised as real images would be."
-    images = entry.load(size=size, seed=seed)
+    images = entry.load(size=size, seed=seed, **compression)
     equalized = [equalize_image(pixels, equalize) for pixels in images.pixels[:, 0].numpy()]
     return replace(images, pixels_store=torch.from_numpy(np.stack(equalized)[:, None]))
 

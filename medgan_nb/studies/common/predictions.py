@@ -116,6 +116,6 @@ def check_predictions(paper: str, path: Path) -> None:
         lengths = {len(values) for values in lists}
         if len(lengths) > 1:
             raise DataError(
-                f"{path}: lists of {', '.join(map(str, sorted(lengths)))} entries, where each should "
-                "have one for each image or class; restore it or delete it"
+                f"{path}: lists of {', '.join(map(str, sorted(lengths)))} entries; each needs "
+                "one for each image or class; restore it or delete it"
             )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['train_config', 'load_masks', 'collapse_runs', 'distances', 'leakage', 'leakage_results', 'pair_results',
-           'evaluation_sets', 'results']
+           'evaluation_sets', 'instruments', 'results']
 
 # %% ../../../nbs/824_studies.p1.evaluate.ipynb #51f84e7c
 from collections.abc import Callable
@@ -32,15 +32,14 @@ from ...experiments.run import Run
 from ...metrics.similarity import pearson, psnr, ssim
 from ...metrics.speckle import compare_speckle, envelope_from_bmode
 from ...models.unet import UNet
-from ..common.feature_networks import classifier_features, save_classifier
+from ..common.calibration import Instruments, calibrate, feature_results
 from ..common.memorization import memorization_results
 from medgan_nb.studies.common.quality import (
     EvaluationSets,
-    coverage_results,
-    distance_results,
     same_class_partners,
 )
 from ..common.results import Result, of_run
+from .callbacks import auxiliary_results
 from .study import build_recipe, classifier, train_and_test
 from ...training.checkpoint import load_tree, save_tree
 from ...training.loop import Trained, train
@@ -83,7 +82,6 @@ def _classify(run: Run, synthetic: ImageSet) -> dict:
     )
     arm = Arm("real", "real only", run.data["train"], train_config(run.settings))
     outcome = train_and_evaluate(network, arm, test, seed, device=run.device)
-    save_classifier(run, network)
     predicted = {
         "Real": predictions(outcome.logits),
         "G": predictions(predict_logits(network, few)),
@@ -229,7 +227,7 @@ def _collapse_results(run: Run, trained: dict[float, Trained], n: int = 64) -> l
                 value=mean,
                 ci_low=low,
                 ci_high=high,
-                ci_method="Student's t over samples",
+                ci_method="Student's t over samples of one training",
                 n=n,
                 real_baseline=real["test"],
                 copy_baseline=real["train"],
@@ -356,10 +354,11 @@ def _speckle_results(run: Run, synthetic: ImageSet) -> list[Result]:
     baseline.
     """
     held_out, size = run.data["test"], run.settings["size"]
+    dynamic_range = run.settings["dynamic_range"]
     few = synthetic.select(np.arange(min(len(synthetic), len(held_out))))
     rows = compare_speckle(
-        envelope_from_bmode(held_out.batch().cpu()),
-        envelope_from_bmode(few.batch().cpu()),
+        envelope_from_bmode(held_out.batch().cpu(), dynamic_range),
+        envelope_from_bmode(few.batch().cpu(), dynamic_range),
         window=max(3, size // 4 // 2 * 2 + 1),
         groups=held_out.groups,
     )
@@ -395,7 +394,7 @@ def _classification_results(classified: dict) -> list[Result]:
             value=float(correct.mean()),
             ci_low=low,
             ci_high=high,
-            ci_method="Wilson",
+            ci_method="Wilson over images of one training",
             n=len(correct),
             note=classified["note"],
         )
@@ -429,6 +428,11 @@ def evaluation_sets(run: Run, synthetic: ImageSet) -> EvaluationSets:
     return EvaluationSets(synthetic, run.data["train"], run.data["pool"], run.data["test"])
 
 
+def instruments(run: Run) -> Instruments:
+    "The feature networks that measure the run, and their cards."
+    return calibrate(run, "efficientnet_lite0", run.data["test"], run.data["pool"])
+
+
 def results(
     run: Run, trained: Trained, synthetic: ImageSet, progress: Callable[[str], None] = print
 ) -> list[Result]:
@@ -443,16 +447,16 @@ def results(
     predictions = {"classify": classified, "segment": segmented, "groups": groups}
     write_json(run.folder / "predictions.json", predictions)
     sets = evaluation_sets(run, synthetic)
-    network = classifier_features(run, classifier(run.settings, "random")[0])
+    used = instruments(run)
     measured = [
         *pair_results(run, synthetic),
-        *distance_results(sets, [network], note=classified["note"]),
-        *coverage_results(sets, [network]),
-        *memorization_results(sets),
+        *feature_results(sets, used),
+        *memorization_results(sets, used.networks),
         *_speckle_results(run, synthetic),
     ]
     if run.settings["experiments"] == "all":
         measured += _collapse_results(run, collapse_runs(run)) + leakage_results(leakage(run))
         progress("experiments on collapse and leakage done")
     measured += _classification_results(classified) + _segmentation_results(segmented, groups)
+    measured += auxiliary_results(run)
     return of_run(run, measured, "model")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from ...core.files import read_json
 from ...evaluation.statistics import corrected_t_test, paired_t_test
 from ...experiments.run import Run
+from ..common.calibration import calibration_table
 from medgan_nb.studies.common.comparison import (
     Comparison,
     beats_majority,
@@ -208,6 +209,7 @@ def tables(runs: list[Run]) -> dict[str, list[Comparison]]:
         "classifier_differences": difference_table(runs),
         "stability": _stability_table(runs),
         "data": data_table(runs),
+        "calibration": calibration_table(runs),
         "thesis": thesis_table(),
     }
 
