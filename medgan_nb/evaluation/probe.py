@@ -54,7 +54,7 @@ class Probe:
 
     def logits(self, features) -> np.ndarray:
         "Log-probabilities (N, K) of features (N, d), for `scores.classification_metrics`."
-        return self.model.predict_log_proba(as_features(features))
+        return np.log(np.maximum(self.predict_proba(features), np.finfo(float).tiny))
 
 
 def fit_probe(
