@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from medgan_nb.core.errors import MedganError
 from medgan_nb.core.files import read_json, write_json
 from medgan_nb.experiments.run import config_hash, run_id
 
@@ -83,7 +84,7 @@ def rehash(folder: Path) -> None:
     try:
         config, metrics = load(folder / "config.json"), load(folder / "metrics.json")
         store(folder / "metrics.json", metrics | {"hash": config_hash(config)})
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MedganError):
         pass
 
 

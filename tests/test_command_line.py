@@ -148,3 +148,23 @@ def test_without_loopback_a_run_says_so_at_once(tmp_path):
     done = subprocess.run([*isolated, COMMAND, *words], capture_output=True, text=True)
     assert done.returncode == 1 and "no connection to 127.0.0.1" in done.stderr
     assert time.monotonic() - started < 60
+
+
+@pytest.mark.parametrize(
+    ("user", "apt_get", "status"),
+    [(1000, "exit 0", 1), (0, None, 1), (0, "exit 100", 2), (0, "exit 0", 2)],
+)
+def test_chromium_is_installed_where_it_may_be(tmp_path, user, apt_get, status):
+    "The status tells CI whether browser tests may be skipped; an apt-get of our own stands in."
+    programs = {"id": f"echo {user}", "apt-get": apt_get}
+    for name, body in programs.items():
+        if body:
+            (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+            (tmp_path / name).chmod(0o755)
+    script = Path(__file__).parent / "chromium.sh"
+    shell = shutil.which("sh")
+    done = subprocess.run([shell, script], env={"PATH": str(tmp_path)}, capture_output=True)
+    assert done.returncode == status
+    (tmp_path / "chromium").write_text("#!/bin/sh\n")
+    (tmp_path / "chromium").chmod(0o755)
+    assert subprocess.run([shell, script], env={"PATH": str(tmp_path)}).returncode == 0

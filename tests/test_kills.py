@@ -32,10 +32,7 @@ from medgan_nb.training.loop import train
 from medgan_nb.training.oasbud_recipes import OASBUD
 from medgan_nb.training.registry import MODELS, model_recipe
 
-pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
-    pytest.mark.xdist_group("kills"),
-]
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 SIZE, STEPS = 32, 8
 _STYLEGAN2 = {"config": "auto", "batch_size": 4, "channel_base": 256, "channel_max": 8, "z_dim": 8}
 _OPTIONS = {
@@ -209,9 +206,11 @@ def reproduce(paper: str, outputs: Path) -> subprocess.Popen:
 
 def kill_tree(process: subprocess.Popen) -> None:
     "Kill a process and all that it started, as a machine that loses its power does."
-    for child in (*psutil.Process(process.pid).children(recursive=True), process):
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
+    with suppress(psutil.NoSuchProcess):
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+    process.kill()
     process.wait()
 
 

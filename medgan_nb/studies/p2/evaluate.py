@@ -21,9 +21,9 @@ from ...evaluation.classification import Arm, assert_test_unseen, train_and_eval
 from ...evaluation.cross_validation import PAPER_CONFIG, assign_folds, fold_arm, fold_seed
 from ...evaluation.probe import cached_features, fit_probe
 from medgan_nb.evaluation.scores import (
-    classification_metrics,
     nearest_neighbor_predictions,
     probabilities,
+    probability_metrics,
 )
 from ...evaluation.statistics import cluster_interval
 from ...evaluation.training import TrainConfig, build_seeded
@@ -335,8 +335,9 @@ def _arm_results(
     "The scores of one arm."
     labels, groups = np.asarray(part["labels"]), np.asarray(part["groups"])
     p = np.asarray(outcome["probabilities"], dtype=float)  # (folds, images, classes)
+    p /= p.sum(2, keepdims=True)  # they were rounded
     correct = (p.argmax(2) == labels).mean(0)
-    folds = [classification_metrics(labels, np.log(np.clip(q, 1e-6, 1)), classes) for q in p]
+    folds = [probability_metrics(labels, q, classes) for q in p]
     shared = {
         "table": "classifier",
         "n": len(labels),
