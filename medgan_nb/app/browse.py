@@ -417,20 +417,23 @@ def _distinct_names(runs: list[Run]) -> list[str]:
 # %% ../../nbs/921_app.browse.ipynb #3d87df6a
 @dataclass(frozen=True)
 class _TrainingDistances:
-    """Distances to the nearest training image, as RMS difference of pixels.
+    """Distances to the nearest training image, over the mean distance to the next five.
 
     Attributes
     ----------
     generated, held_out : ndarray
-        Distances of the samples (N,) and of held-out real images (M,).
+        Ratios of the samples (N,) and of held-out real images (M,).
+    index : ndarray
+        The nearest training image of each sample (N,).
     threshold : float
-        Distance below which a sample is flagged as memorized.
+        Ratio below which a sample is flagged as memorized.
     flagged : ndarray of bool
         Which samples are (N,).
     """
 
     generated: np.ndarray
     held_out: np.ndarray
+    index: np.ndarray
     threshold: float
     flagged: np.ndarray
 
@@ -451,11 +454,11 @@ def _training_distances(samples: Samples) -> _TrainingDistances:
     same_classes = np.isin(test.labels, np.unique(samples.training_images.labels))
     held_out = test.select(same_classes).batch().cpu()
     result = flag_memorized(train, generated, held_out)
-    scale = np.sqrt(generated[0].numel())  # Euclidean distance -> RMS
     return _TrainingDistances(
-        generated=result["distance"] / scale,
-        held_out=nearest_neighbors(train, held_out)[1] / scale,
-        threshold=result["threshold"] / scale,
+        generated=result["ratio"],
+        held_out=result["heldout_ratio"],
+        index=result["index"],
+        threshold=result["threshold"],
         flagged=result["flagged"],
     )
 
@@ -480,21 +483,21 @@ def audit(run: Run | Path | str, data_dir: Path | str = "", outputs: str = "") -
     """
     samples = Samples(run, data_dir, outputs)
     distances = _training_distances(samples)
-    order = samples.sorted_indices("nearest to a training image")
+    order = np.argsort(distances.generated)
     page = w.BoundedIntText(value=1, min=1, max=-(-len(order) // 8), description="Page")
     gallery, histogram = _image_widget(), _image_widget()
     histogram.value = distance_histogram(
         distances.generated,
         distances.held_out,
         distances.threshold,
-        xlabel="RMS difference to the nearest training image",
+        xlabel="distance to the nearest training image / to the next five",
     )._repr_png_()
 
     def figure():
         shown = order[(page.value - 1) * 8 : page.value * 8]
-        index, rms = (array[shown] for array in samples.nearest)
-        nearest = samples.training_images.batch(torch.as_tensor(index)).cpu()
-        return nearest_neighbor_grid(samples.batch(shown), nearest, rms)
+        index = torch.as_tensor(distances.index[shown])
+        nearest = samples.training_images.batch(index).cpu()
+        return nearest_neighbor_grid(samples.batch(shown), nearest, distances.generated[shown])
 
     def show(_=None):
         gallery.value = figure()._repr_png_()

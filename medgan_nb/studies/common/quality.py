@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HELD_OUT', 'POOL', 'TRAIN', 'EvaluationSets', 'distance_results', 'coverage_results', 'intensity_results',
-           'same_class_partners', 'similarity_results', 'memorization_results', 'nearest_training_pairs']
+           'same_class_partners', 'similarity_results', 'nearest_training_pairs']
 
 # %% ../../../nbs/812_studies.common.quality.ipynb #cc40171f
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from ...data.dataset import ImageSet
-from ...evaluation.statistics import t_interval, wilson_interval
+from ...evaluation.statistics import t_interval
 from ...metrics.baselines import matched_scores
 from ...metrics.features import FeatureNetwork, extract_features
 from ...metrics.fid import frechet_ci, frechet_distance
 from ...metrics.intensity import js_ci, js_distance
 from ...metrics.kid import kid, kid_ci
-from ...metrics.memorization import authenticity, flag_memorized, nearest_neighbors
+from ...metrics.memorization import nearest_neighbors
 from ...metrics.prdc import prdc
 from ...metrics.similarity import ssim
 from .results import Result
@@ -312,64 +312,9 @@ def _pair_interval(seed: int) -> Callable:
     return interval
 
 # %% ../../../nbs/812_studies.common.quality.ipynb #a869c0b8
-_MIN_HELD_OUT = 19
-
-
 def _pixels(images: ImageSet) -> Tensor:
     "Images (N, 1, H, W) in [-1, 1] on the CPU."
     return images.batch().cpu()
-
-
-def _authenticity(train: _Drawn, other: _Drawn) -> float:
-    "AuthPct of drawn images."
-    return authenticity(train.pixels, other.pixels)
-
-
-def _authentic_interval(train: _Drawn, fake: _Drawn, rows: np.ndarray) -> tuple[float, float]:
-    "Wilson's interval of AuthPct."
-    n = len(fake.labels)
-    low, high = wilson_interval(round(n * _authenticity(train, fake) / 100), n)
-    return 100 * low, 100 * high
-
-
-def memorization_results(
-    sets: EvaluationSets, table: str = "quality", seed: int = 0
-) -> list[Result]:
-    "Authenticity, and the share of generated images flagged as memorized, by pixels."
-    authentic = _matched_result(
-        "AuthPct (%)",
-        _authenticity,
-        _drawable(sets),
-        sets.n,
-        reference=TRAIN,
-        real=HELD_OUT,
-        n_reference=len(sets.train),
-        interval=_authentic_interval,
-        seed=seed,
-        table=table,
-        ci_method="Wilson",
-        note="share not nearer to a training image than that image's own neighbour is (pixels)",
-    )
-    results = [authentic]
-    fake, train, held_out = map(_pixels, (sets.fake, sets.train, sets.held_out))
-    if len(held_out) >= _MIN_HELD_OUT:
-        flagged = flag_memorized(train, fake, held_out)
-        low, high = wilson_interval(int(flagged["flagged"].sum()), len(fake))
-        results.append(
-            Result(
-                table=table,
-                metric="flagged as memorized (%)",
-                value=100 * flagged["share"],
-                ci_low=100 * low,
-                ci_high=100 * high,
-                ci_method="Wilson",
-                n=len(fake),
-                real_baseline=100 * flagged["expected"],
-                copy_baseline=100 * flag_memorized(train, train, held_out)["share"],
-                note="nearer to a training image than all but 5 % of held-out images (pixels)",
-            )
-        )
-    return results
 
 
 def nearest_training_pairs(sets: EvaluationSets, n: int = 8) -> tuple[Tensor, Tensor, np.ndarray]:

@@ -33,11 +33,11 @@ from ...metrics.similarity import pearson, psnr, ssim
 from ...metrics.speckle import compare_speckle, envelope_from_bmode
 from ...models.unet import UNet
 from ..common.feature_networks import classifier_features, save_classifier
+from ..common.memorization import memorization_results
 from medgan_nb.studies.common.quality import (
     EvaluationSets,
     coverage_results,
     distance_results,
-    memorization_results,
     same_class_partners,
 )
 from ..common.results import Result, of_run

@@ -31,6 +31,7 @@ from ...metrics.features import FeatureNetwork, efficientnet_lite_features
 from ...metrics.fid import frechet_distance
 from ...models.classifiers import build_classifier
 from ..common.feature_networks import feature_networks
+from ..common.memorization import memorization_results
 from medgan_nb.studies.common.quality import (
     HELD_OUT,
     POOL,
@@ -38,7 +39,6 @@ from medgan_nb.studies.common.quality import (
     coverage_results,
     distance_results,
     intensity_results,
-    memorization_results,
     similarity_results,
 )
 from ..common.results import Result, from_row, of_run, select, to_rows

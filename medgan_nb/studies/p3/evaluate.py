@@ -38,11 +38,11 @@ from medgan_nb.metrics.texture import (
 )
 from ...models.classifiers import build_classifier
 from ..common import feature_networks as common
+from ..common.memorization import memorization_results
 from medgan_nb.studies.common.quality import (
     EvaluationSets,
     coverage_results,
     distance_results,
-    memorization_results,
 )
 from ..common.results import Result, from_row, of_run, to_rows
 
@@ -125,7 +125,7 @@ def table1_results(run: Run, synthetic: ImageSet) -> list[Result]:
     results = pair_results(sets, run.config["params"]["seed"]) + _level_results(sets)
     measured = distance_results(sets, networks, "table1", note)
     measured += coverage_results(sets, networks, "table1")
-    measured += memorization_results(sets, "table1")
+    measured += memorization_results(sets, table="table1")
     return results + [replace(result, condition=_GENERATED) for result in measured]
 
 # %% ../../../nbs/864_studies.p3.evaluate.ipynb #721662b3

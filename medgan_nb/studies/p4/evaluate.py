@@ -29,10 +29,10 @@ from medgan_nb.studies.common.feature_networks import (
     save_classifier,
 )
 from ..common.generated import generated_set, save_pngs
+from ..common.memorization import memorization_results
 from medgan_nb.studies.common.quality import (
     EvaluationSets,
     distance_results,
-    memorization_results,
 )
 from ..common.results import Result, of_run
 from .study import MINORITY
