@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'main', 'reproduce', 'sweep', 'report_command', 'status', 'data_list', 'data_check', 'data_fetch', 'data_audit',
-           'reader_study_build', 'reader_study_score', 'doctor']
+           'reader_study_build', 'reader_study_score', 'generate_command', 'doctor']
 
 # %% ../nbs/990_cli.ipynb #82eee782
 import shutil
@@ -319,6 +319,54 @@ def reader_study_score(
     print(format_scores(scores))
     if out:
         print(save_table(out, scores))
+
+# %% ../nbs/990_cli.ipynb #11a4c8f5
+_RunOrShare = Annotated[
+    str, typer.Argument(help="Folder or id of a finished run, or a folder of medgan-nb share.")
+]
+_Gan = Annotated[
+    str, typer.Option(help="Which GAN, where a run trained several; empty: the first.")
+]
+
+
+@app.command("generate")
+def generate_command(
+    run: _RunOrShare,
+    out: Annotated[Path, typer.Option(help="Folder to write to; new, or of the same request.")],
+    n: Annotated[int, typer.Option(help="Number of images to draw.")] = 100,
+    label: Annotated[
+        str, typer.Option(help="Class by name; empty: as in the training images.")
+    ] = "",
+    psi: Annotated[float, typer.Option(help="Truncation, 0 to 1; 1 is none.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same images.")] = 0,
+    file_format: Annotated[str, typer.Option("--format", help="png, npz or dicom.")] = "png",
+    drop: Annotated[
+        str,
+        typer.Option("--filter", help="memorized: leave out images that are flagged as copies."),
+    ] = "none",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what another request has generated there.")
+    ] = False,
+    gan: _Gan = "",
+    data_dir: _DataDir = "",
+    outputs: _Outputs = "",
+) -> None:
+    "Generate images with a manifest: class, seed, nearest training distance, memorization flag."
+    from medgan_nb.app.generate import generate, open_source
+
+    source = open_source(run, gan, data_dir, outputs)
+    result = generate(
+        source,
+        out,
+        n,
+        label=label,
+        psi=psi,
+        seed=seed,
+        file_format=file_format,
+        drop=drop,
+        force=force,
+    )
+    print(result.sentence())
 
 # %% ../nbs/990_cli.ipynb #a9a7ddb6
 @app.command()
