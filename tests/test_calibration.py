@@ -7,29 +7,38 @@ import numpy as np
 import pytest
 
 from medgan_nb.core.errors import DataError
+from medgan_nb.core.random import seed_all
+from medgan_nb.data.dataset import ImageSet
 from medgan_nb.datasets import registry
+from medgan_nb.evaluation.classification import train_classifier
+from medgan_nb.evaluation.training import TrainConfig
 from medgan_nb.experiments.run import Run
 from medgan_nb.metrics.calibration import CalibrationCard, calibration_card
 from medgan_nb.metrics.distortions import describe
-from medgan_nb.metrics.features import feature_network, random_network
+from medgan_nb.metrics.features import FeatureNetwork, feature_network, random_network
+from medgan_nb.models.classifiers import SmallCNN
 from medgan_nb.studies.common.calibration import admitted, calibration_cards
-from medgan_nb.studies.common.feature_networks import study_feature_network
 from medgan_nb.studies.p2 import study as p2
 from medgan_nb.studies.p3 import study as p3
 
-REAL_SETS = {
-    "busi": (p2, "pool", "feature_network_epochs"),
-    "mini_mias": (p3, "train", "classifier_epochs"),
-}
+REAL_SETS = {"busi": (p2, "pool", 10), "mini_mias": (p3, "train", 15)}
 
 
 @pytest.fixture(params=REAL_SETS)
 def real_run(request, real_data, tmp_path) -> tuple[Run, str, int]:
-    "A short run on a real data set, the part its GAN may learn from, and its classifier's epochs."
+    "A short run on a real data set, the part its GAN may learn from, and epochs of a classifier."
     module, part, epochs = REAL_SETS[request.param]
     given = {"preset": "short", "dataset": request.param, "data_dir": str(real_data)}
     config, data = module.configure(given)
-    return Run(tmp_path, config, data), part, config["settings"][epochs]
+    return Run(tmp_path, config, data), part, epochs
+
+
+def small_classifier(images: ImageSet, epochs: int) -> FeatureNetwork:
+    "A small classifier of these few images as feature network: what studies 2 and 3 once used."
+    seed_all(0, "study reader")
+    network = SmallCNN(images.pixels.shape[-1], len(images.classes))
+    train_classifier(network, images, TrainConfig(epochs=epochs), 0)
+    return FeatureNetwork("study", network.dim, network.eval().features)
 
 
 def curve(card: CalibrationCard, distortion: str) -> np.ndarray:
@@ -38,11 +47,10 @@ def curve(card: CalibrationCard, distortion: str) -> np.ndarray:
 
 
 def test_cards_on_real_images(real_run):
-    "EfficientNet-Lite orders blur and noise, clean images lowest; the study's network is refused."
+    "EfficientNet-Lite orders blur and noise, clean images lowest; a small classifier is refused."
     run, part, epochs = real_run
     pool, held_out = run.data[part], run.data["test"]
-    study = study_feature_network(run, pool, epochs)
-    networks = [feature_network("efficientnet_lite0"), study]
+    networks = [feature_network("efficientnet_lite0"), small_classifier(pool, epochs)]
     n = min(120, len(held_out))
     cards = calibration_cards(run, networks, held_out, pool, n)
     lite, own = cards

@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from medgan_nb.core.errors import ConfigError, MedganError
 from medgan_nb.core.weights import PublishedFile
+from medgan_nb.data.splits import fixed_test_split
 from medgan_nb.datasets import registry as sources
 from medgan_nb.evaluation.classification import Arm
+from medgan_nb.evaluation.probe import fit_probe
+from medgan_nb.evaluation.scores import classification_metrics
 from medgan_nb.experiments.run import finished_runs, start_run
 from medgan_nb.models import classifiers
 from medgan_nb.studies.common.results import from_row, results_of, select, to_rows
@@ -69,9 +73,13 @@ def test_every_number_comes_with_its_context(batch):
             if r.table == "quality":
                 assert r.real_baseline is not None and r.copy_baseline is not None, r.metric
             if r.metric in ("FD", "KID"):
-                assert r.feature_network and r.ci_low <= r.value <= r.ci_high
-            if r.table == "classifier":
+                assert r.feature_network
+                assert r.reference_split == "all" or r.ci_low <= r.value <= r.ci_high
+            if r.metric in ("micro-F1 (%)", "recall (%)"):
                 assert 0 <= r.ci_low <= r.value <= r.ci_high <= 100
+            if r.table == "classifier":
+                trained = r.condition["arm"] in evaluate.ARMS
+                assert (r.n_runs, r.feature_network) == ((1, "probe") if trained else (0, None))
 
 
 @pytest.mark.xdist_group("p2")
@@ -109,11 +117,27 @@ def test_the_report_has_the_papers_tables_and_claims_nothing_on_simulated_images
 def test_predictions_give_the_classifier_results_again(batch):
     for run in finished_runs(batch, "p2"):
         splits = json.loads((run.folder / "predictions.json").read_text())["splits"]
-        for r in results_of([run], "classifier"):
+        results = results_of([run], "classifier")
+        for r in results:
             part = splits[r.condition["split"]]
-            digits = part["arms"][r.condition["arm"]]["predictions"]
-            correct = np.array([list(map(int, fold)) for fold in digits]) == part["labels"]
-            assert r.value == pytest.approx(100 * correct.mean(), abs=1e-4)
+            p = np.array(part["arms"][r.condition["arm"]]["probabilities"])
+            labels = np.array(part["labels"])
+            correct = p.argmax(2) == labels
+            if r.metric == "micro-F1 (%)":
+                assert r.value == pytest.approx(100 * correct.mean(), abs=1e-4)
+            if r.metric == "recall (%)":
+                own = labels == run.data["test"].classes.index(r.condition["class"])
+                assert r.value == pytest.approx(100 * correct[:, own].mean(), abs=1e-4)
+            if r.metric == "AUC":
+                mean = np.mean(
+                    [
+                        roc_auc_score(labels, q, multi_class="ovr")
+                        for q in p / p.sum(2, keepdims=True)
+                    ]
+                )
+                assert r.value == pytest.approx(mean, abs=1e-3)
+        metrics = {r.metric for r in results}
+        assert {"macro-F1 (%)", "balanced accuracy (%)", "AUC", "recall (%)"} < metrics
 
 
 @pytest.mark.xdist_group("p2")
@@ -148,8 +172,8 @@ def test_a_folder_of_one_class_runs_without_a_classifier(tmp_path):
             "outputs": str(tmp_path / "outputs"),
         },
     )
-    assert finished(run) == {"arms": {}, "other_arms": {}}
-    assert tables.main_network(results_of([run], "quality")) == "random"
+    assert all(part["arms"] == {} for part in finished(run).values())
+    assert tables.main_network(results_of([run], "quality")) == "efficientnet_lite0"
     assert tables.tables([run])["table2_classification"] == [] and tables.narrative([run])
 
 
@@ -237,21 +261,22 @@ def test_weights_put_by_hand_are_checked_by_hash_and_used(tmp_path, monkeypatch)
             "efficientnet_b2",
             partial(classifiers.efficientnet_b2, source=source, folder=folder),
         )
-        return evaluate._train_one(run, arm, run.data["test"].select(np.arange(0, 280, 30)), 0)
+        test = run.data["test"].select(np.arange(0, 280, 30))
+        return evaluate._train_one(run, arm, run.data["train"].select([1, 30, 45]), test, 0)
 
     used = record(tmp_path / "hand")
-    assert (used["init"], used["note"]) == ("imagenet", "")
-    given = classifiers.build_classifier("efficientnet_b2", 3, 32)[0].backbone.state_dict()
+    assert (used["classifier"], used["note"]) == ("efficientnet_b2", "")
+    given = classifiers.build_classifier("efficientnet_b2", 3, 32)[0].backbone.network.state_dict()
     assert all(torch.equal(given[name], state[name]) for name in given)
     absent = record(tmp_path / "nowhere")
-    assert (
-        absent["init"] == "random"
-        and "not there and not fetched from http://127.0.0.1:9/b2.pth" in absent["note"]
-    )
+    assert absent["classifier"] == "efficientnet_lite2"
+    assert absent["note"].startswith("efficientnet_lite2 in place of efficientnet_b2:")
+    assert "not there and not fetched from http://127.0.0.1:9/b2.pth" in absent["note"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "b2.pth").write_bytes(content[:-1] + b"x")
     refused = record(tmp_path / "other")
-    assert refused["init"] == "random" and f"expected {source.sha256[:16]}" in refused["note"]
+    assert refused["classifier"] == "efficientnet_lite2"
+    assert f"expected {source.sha256[:16]}" in refused["note"]
 
 
 @pytest.mark.parametrize(
@@ -294,9 +319,33 @@ def test_on_the_real_set(tmp_path, real_data):
         17,
     ]
     assert not set(run.data["pool"].groups) & set(run.data["test"].groups)
-    results = leakage.nearest_neighbor_results(run.data["all"], 280, study.SIZES, n_splits=5)
+    ways = leakage.groupings(run.data["all"], str(real_data))
+    images = {way: grouped for way, grouped in ways.items() if way != "image"}
+    n_groups = {way: len(set(grouped.groups)) for way, grouped in images.items()}
+    assert n_groups["group, strict"] > n_groups["group"] > n_groups["group, loose"]
+    assert abs(n_groups["group"] - (780 - 330 + 149)) <= 8
+    results = leakage.nearest_neighbor_results(ways, 280, study.SIZES, n_splits=5)
     by_split = {
-        split: select(results, leakage.NEAREST, split=split, n_train=500)[0].value
-        for split in ("image", "group")
+        split: select(results, leakage.NEAREST, split=split, n_train=500)[0].value for split in ways
     }
     assert by_split["image"] > by_split["group"] + 10
+    assert by_split["image"] > by_split["group, strict"] > by_split["group"]
+
+
+def test_a_probe_learns_on_the_real_set(real_data):
+    "Mean of three splits by group at 64 px, images resized to 128 px for the network."
+    images = sources.load("busi", real_data, size=64, resize_mode="stretch")
+    features_of = evaluate.probe_features(128, "cpu")
+    scores = {}
+    for n in (500, 100):
+        for split_seed in range(3):
+            parts = fixed_test_split(images, 280, n, split_seed)
+            train, test = parts["train"], parts["test"]
+            probe = fit_probe(
+                features_of(train), train.labels, train.groups, class_weight="balanced"
+            )
+            logits = probe.logits(features_of(test))
+            scores[n, split_seed] = classification_metrics(test.labels, logits, test.classes)
+    accuracy = {n: np.mean([scores[n, k]["accuracy"] for k in range(3)]) for n in (500, 100)}
+    normal = {n: np.mean([scores[n, k]["recall"]["normal"] for k in range(3)]) for n in (500, 100)}
+    assert accuracy[500] >= 0.68 and accuracy[100] >= 0.58 and min(normal.values()) > 0.4

@@ -16,7 +16,7 @@ from medgan_nb.core.errors import ConfigError
 from medgan_nb.experiments.run import finished_runs, start_run
 from medgan_nb.report.build import publish
 from medgan_nb.studies.common.results import of_run, results_of, to_rows
-from medgan_nb.studies.p3 import evaluate, figures, study, tables
+from medgan_nb.studies.p3 import classifiers, evaluate, figures, study, tables
 
 COMMAND = str(Path(sys.executable).parent / "medgan-nb")
 REAL = os.environ.get("MEDGAN_DATA", "")
@@ -45,7 +45,7 @@ def test_every_number_has_its_context(batch):
             assert r.real_baseline is not None and r.copy_baseline is not None, r.metric
         if r.metric in ("FD", "KID"):
             assert r.feature_network, r
-    assert {r.table for r in results_of([run])} == {*tables.MEASURED, "stability"}
+    assert {r.table for r in results_of([run])} == {*tables.MEASURED, "stability", "probe"}
 
 
 @pytest.mark.xdist_group("p3")
@@ -87,10 +87,10 @@ def test_without_classes_the_classifier_gets_no_generated_images(tmp_path):
     run = start_run(study.STUDY, given)
     trained = study.train_gan(run)
     synthetic = study.generate_images(run, trained)
-    arms = evaluate.train_arms(run, synthetic, progress=lambda text: None)
+    arms = classifiers.train_arms(run, synthetic, progress=lambda text: None)
     assert trained.recipe.n_classes == 0 and synthetic.classes == ("generated",)
     assert set(arms) == {"real", "copies100", "classic100", "copies200"}
-    run.finish(to_rows(of_run(run, evaluate.classifier_arm_results(run, arms), "model")))
+    run.finish(to_rows(of_run(run, classifiers.classifier_arm_results(run, arms), "model")))
     conditions = [c.result.condition for c in tables.difference_table([run])]
     assert [c["arm"] for c in conditions] == ["copies100", "classic100"]
     assert {c["conditioning"] for c in conditions} == {"none"}
@@ -104,8 +104,8 @@ def test_published_runs_show_no_patient(tmp_path):
     figures.keep(run, figures.system(), "fig1_system")
     figures.keep(run, figures.system(), "fig4_mix", real=True)
     fake = replace(run.data["train"], ids=[f"synthetic/{k}" for k in range(len(run.data["train"]))])
-    arms = evaluate.train_arms(run, fake, progress=lambda text: None)
-    run.finish(to_rows(of_run(run, evaluate.classifier_arm_results(run, arms), "model")))
+    arms = classifiers.train_arms(run, fake, progress=lambda text: None)
+    run.finish(to_rows(of_run(run, classifiers.classifier_arm_results(run, arms), "model")))
     publish(study.STUDY, tmp_path / "runs", tmp_path / "public")
     names = {path.name for path in (tmp_path / "public").rglob("*") if path.is_file()}
     assert "fig1_system.png" in names and "fig4_mix.png" not in names
@@ -139,8 +139,8 @@ def test_six_images_are_enough(tmp_path):
     )
     assert all(np.isfinite(r.value) for r in results)
     assert (run.folder / "raw.safetensors").exists()
-    arms = evaluate.train_arms(run, synthetic, progress=lambda text: None)
-    assert list(arms) == list(evaluate.ARMS)
+    arms = classifiers.train_arms(run, synthetic, progress=lambda text: None)
+    assert list(arms) == list(classifiers.ARMS)
 
 
 def test_what_cannot_be_met_is_refused():

@@ -293,8 +293,8 @@ def regroup(images: ImageSet, data_dir: Path | str, ssim: float) -> ImageSet:
     data_dir : Path or str
         Where they were loaded from.
     ssim : float
-        What the SSIM of a pair must exceed, between -1 and 1; `data.duplicates.SSIM_THRESHOLD` gives
-        the groups of `load`.
+        What the SSIM of a pair must exceed, between -1 and 1; `load` takes
+        `data.duplicates.SSIM_THRESHOLD`.
 
     Raises
     ------

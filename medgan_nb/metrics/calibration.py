@@ -19,15 +19,7 @@ from sklearn.preprocessing import StandardScaler
 
 from ..core.arrays import as_images
 from ..core.errors import DataError
-from medgan_nb.metrics.distortions import (
-    BLUR_PX,
-    CLEAN,
-    CURVES,
-    DISTORTIONS,
-    UNITS,
-    describe,
-    distort,
-)
+from .distortions import CLEAN, CURVES, DISTORTIONS, UNITS, describe, distort
 from .features import FeatureNetwork, extract_features
 from .fid import frechet_distance
 from .jackknife import jackknife_ci

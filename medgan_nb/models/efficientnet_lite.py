@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.errors import check_choice
+from ..core.errors import ConfigError, check_choice
 from medgan_nb.core.weights import (
     EFFICIENTNET_LITE0,
     EFFICIENTNET_LITE2,

@@ -135,9 +135,11 @@ _TEMPLATE = """<!doctype html>
 interval. <b>real baseline</b>: what held-out real images score under the same protocol.
 <b>copy baseline</b>: what a copy of the training set scores. <b>consistent</b>,
 <b>inconsistent</b>: whether the paper's number lies in our interval, said only where data, feature
-network and length are the paper's. <b>supported</b>, <b>contradicted</b>, <b>inconclusive</b>: our
+network and length are the paper's; where the paper printed one run, in that of one more run.
+<b>supported</b>, <b>contradicted</b>, <b>inconclusive</b>: our
 interval of a difference lies wholly on the side that is claimed, wholly on the other, or holds
-zero.
+zero (or p, adjusted over its table by Holm, is 5 % or more). <b>detectable</b>: the true
+difference that such an experiment finds in 80 % of cases.
 <b>single run</b>: fewer than three trainings, which give no direction.
 <b>not comparable</b>: why not
 stands beside it. Simulated images are never set against a paper's number.</p></details>
@@ -180,6 +182,11 @@ _HEADINGS = {
     "real_baseline": "real baseline",
     "copy_baseline": "copy baseline",
     "feature_network": "feature network",
+    "pi_low": "one more run, from",
+    "pi_high": "to",
+    "p_value": "p",
+    "p_holm": "p (Holm)",
+    "mde": "detectable",
 }
 
 

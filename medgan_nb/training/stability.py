@@ -122,9 +122,9 @@ def mode_coverage(images, templates: Tensor, max_distance: float) -> dict[str, f
     Returns
     -------
     dict
-        `modes`, the number of modes with an image; `clean`, the fraction of images that belong to a
-        mode; `kl`, the KL divergence (in nats) of the distribution over modes from the uniform one,
-        log K if no image belongs to a mode.
+        `modes`, the number of modes reached by one image or more; `clean`, the fraction of images
+        that belong to a mode; `kl`, the KL divergence (in nats) of the distribution over modes from
+        the uniform one, log K if no image belongs to a mode.
     """
     distances = _rms_distances(torch.from_numpy(as_images(images, "images")), templates)
     nearest = distances.min(1)

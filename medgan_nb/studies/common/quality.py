@@ -18,13 +18,14 @@ from torch import Tensor
 from ...data.dataset import ImageSet
 from ...evaluation.statistics import t_interval
 from ...metrics.baselines import matched_scores
-from ...metrics.features import FeatureNetwork, extract_features
+from ...metrics.features import FeatureNetwork
 from ...metrics.fid import frechet_ci, frechet_distance
 from ...metrics.intensity import js_ci, js_distance
 from ...metrics.kid import kid, kid_ci
 from ...metrics.memorization import nearest_neighbors
 from ...metrics.prdc import prdc
 from ...metrics.similarity import ssim
+from .feature_networks import image_features
 from .results import Result
 
 # %% ../../../nbs/812_studies.common.quality.ipynb #7d06b431
@@ -67,9 +68,15 @@ class EvaluationSets:
         "Features (N, d) of the four sets by name; computed once for each network."
         if network not in self._features:
             distinct = {id(images): images for images in self.images.values()}
-            features = {k: extract_features(network, x.batch()) for k, x in distinct.items()}
+            features = {k: self._measure(network, x) for k, x in distinct.items()}
             self._features[network] = {name: features[id(x)] for name, x in self.images.items()}
         return self._features[network]
+
+    def _measure(self, network: FeatureNetwork, images: ImageSet) -> np.ndarray:
+        "Features of a set; those of real images are kept in the cache."
+        if images is self.fake:
+            return network(images.batch().cpu())
+        return image_features(network, images)
 
     @cached_property
     def _features(self) -> dict:

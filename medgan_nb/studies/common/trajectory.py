@@ -40,7 +40,7 @@ def record_point(
     folder: Path,
     state: State,
     log: list[dict],
-    measures: dict[str, Callable[[Tensor], float]],
+    measure: Callable[[Tensor], dict[str, float]],
     n: int,
     seed: int,
     labels: Tensor | None = None,
@@ -53,8 +53,8 @@ def record_point(
         Of the run.
     state, log
         What `training.loop.train` gives to a hook.
-    measures : dict of functions
-        By name, what generated images (n, 1, H, W) in [-1, 1] score.
+    measure : function
+        What generated images (n, 1, H, W) in [-1, 1] score, by name.
     n, seed : int
         Number of samples, and their seed.
     labels : Tensor or None
@@ -63,7 +63,7 @@ def record_point(
     Returns
     -------
     list of dict
-        The lines so far: `kimg` and the measures.
+        The lines so far: `kimg` and what was measured.
     """
     training = state.G_ema.training
     try:
@@ -73,7 +73,7 @@ def record_point(
         state.G_ema.train(training)
     kimg = round(state.kimg, 4)
     rows = [row for row in read_jsonl(folder / TRAJECTORY_FILE) if row["kimg"] < kimg]
-    rows.append({"kimg": kimg} | {name: float(score(images)) for name, score in measures.items()})
+    rows.append({"kimg": kimg} | measure(images))
     text = "".join(json.dumps(row) + "\n" for row in rows)
     atomic_write(folder / TRAJECTORY_FILE, text)
     return rows

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['train_config', 'load_masks', 'collapse_runs', 'distances', 'leakage', 'leakage_results', 'pair_results',
-           'evaluation_sets', 'results']
+           'evaluation_sets', 'instruments', 'results']
 
 # %% ../../../nbs/824_studies.p1.evaluate.ipynb #51f84e7c
 from collections.abc import Callable
@@ -32,12 +32,10 @@ from ...experiments.run import Run
 from ...metrics.similarity import pearson, psnr, ssim
 from ...metrics.speckle import compare_speckle, envelope_from_bmode
 from ...models.unet import UNet
-from ..common.feature_networks import classifier_features, save_classifier
+from ..common.calibration import Instruments, calibrate, feature_results
 from ..common.memorization import memorization_results
 from medgan_nb.studies.common.quality import (
     EvaluationSets,
-    coverage_results,
-    distance_results,
     same_class_partners,
 )
 from ..common.results import Result, of_run
@@ -83,7 +81,6 @@ def _classify(run: Run, synthetic: ImageSet) -> dict:
     )
     arm = Arm("real", "real only", run.data["train"], train_config(run.settings))
     outcome = train_and_evaluate(network, arm, test, seed, device=run.device)
-    save_classifier(run, network)
     predicted = {
         "Real": predictions(outcome.logits),
         "G": predictions(predict_logits(network, few)),
@@ -429,6 +426,11 @@ def evaluation_sets(run: Run, synthetic: ImageSet) -> EvaluationSets:
     return EvaluationSets(synthetic, run.data["train"], run.data["pool"], run.data["test"])
 
 
+def instruments(run: Run) -> Instruments:
+    "The feature networks that measure the run, and their cards."
+    return calibrate(run, "efficientnet_lite0", run.data["test"], run.data["pool"])
+
+
 def results(
     run: Run, trained: Trained, synthetic: ImageSet, progress: Callable[[str], None] = print
 ) -> list[Result]:
@@ -443,12 +445,11 @@ def results(
     predictions = {"classify": classified, "segment": segmented, "groups": groups}
     write_json(run.folder / "predictions.json", predictions)
     sets = evaluation_sets(run, synthetic)
-    network = classifier_features(run, classifier(run.settings, "random")[0])
+    used = instruments(run)
     measured = [
         *pair_results(run, synthetic),
-        *distance_results(sets, [network], note=classified["note"]),
-        *coverage_results(sets, [network]),
-        *memorization_results(sets),
+        *feature_results(sets, used),
+        *memorization_results(sets, used.networks),
         *_speckle_results(run, synthetic),
     ]
     if run.settings["experiments"] == "all":

@@ -20,6 +20,7 @@ from ...evaluation.statistics import wilson_interval
 from ...experiments.run import Run
 from ...models import oasbud
 from ...models.summary import summary
+from ..common.calibration import calibration_table
 from medgan_nb.studies.common.comparison import (
     NOT_COMPARABLE,
     Comparison,
@@ -384,6 +385,7 @@ def tables(runs: list[Run]) -> dict[str, list[Comparison]]:
         "speckle": measured_table(runs, "speckle"),
         "collapse": measured_table(runs, "collapse"),
         "leakage": measured_table(runs, "leakage"),
+        "calibration": calibration_table(runs),
         "audit": audit_table(),
     }
 

@@ -6,7 +6,6 @@
 __all__ = ['watch', 'trajectory_figure']
 
 # %% ../../../nbs/842_studies.p2.callbacks.ipynb #a685b073
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,14 +13,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from ...core.files import atomic_write, read_jsonl
 from ...data.dataset import ImageSet
 from ...metrics.features import FeatureNetwork
 from ...metrics.fid import frechet_distance
 from ...metrics.memorization import authenticity
 from ..common.generated import class_labels
+from ..common.trajectory import is_due, record_point
 from ...training.checkpoint import save_tree
-from ...training.loop import Trained
 from ...viz.curves import curve_with_band
 
 # %% ../../../nbs/842_studies.p2.callbacks.ipynb #9778ea41
@@ -60,26 +58,19 @@ def watch(
     chosen = {k: part.select(np.sort(rng.permutation(len(part))[:n])) for k, part in parts.items()}
     real = {name: network(part.batch().cpu()) for name, part in chosen.items()}
     labels = torch.as_tensor(class_labels(parts["train"], n, seed))
-    path, every = folder / "trajectory.jsonl", max(1, ticks // points)
 
-    def measure(state, log) -> dict[str, float]:
-        seen = Trained(state.recipe, state.G_ema.eval(), state.D, log, state.kimg, state.seconds)
-        fake = network(seen.sample(n, seed, labels if state.recipe.n_classes else None))
+    def measure(images) -> dict[str, float]:
+        fake = network(images)
         row = {name: frechet_distance(features, fake) for name, features in real.items()}
-        return (
-            {"kimg": round(state.kimg, 4)} | row | {"authentic": authenticity(real["train"], fake)}
-        )
+        return row | {"authentic": authenticity(real["train"], fake)}
 
     def hook(state, log):
-        if len(log) % every:
+        if not is_due(state, log, points, ticks):
             return
-        row = measure(state, log)
-        rows = [earlier for earlier in read_jsonl(path) if earlier["kimg"] < row["kimg"]]
+        *rows, row = record_point(folder, state, log, measure, n, seed, labels)
         best = min((earlier.get("validation", 0) for earlier in rows), default=float("inf"))
         if row.get("validation", float("inf")) < best:
             save_tree(folder / "best.safetensors", dict(state.G_ema.state_dict()))
-        rows.append(row)
-        atomic_write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
     return hook
 

@@ -68,9 +68,10 @@ def _sample_figure(runs: list[Run]) -> Figure:
 def figures(runs: list[Run]) -> dict[str, Figure]:
     "Figures drawn from several runs, by name; those of a single run lie in its own folder."
     drawn = {
-        "fig2_distance": _distance_figure(runs),
         "leakage": leakage_figure(results_of(runs[:1], "leakage")),
     }
+    if select(results_of(runs, "quality"), "FD"):
+        drawn["fig2_distance"] = _distance_figure(runs)
     if any((run.folder / "strip.png").exists() for run in runs):
         drawn["fig3_samples"] = _sample_figure(runs)
     curves = _trajectories(runs)

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 from matplotlib.figure import Figure
+from sklearn.metrics import pairwise_distances
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -20,7 +21,6 @@ from ...data import splits
 from ...data.dataset import ImageSet
 from ...datasets import busi
 from ...evaluation.probe import fit_probe
-from ...evaluation.scores import nearest_neighbor_predictions
 from ...evaluation.statistics import corrected_t_test
 from ..common.results import Result, select
 from ...viz.curves import curve_with_band
@@ -51,8 +51,8 @@ def train_test_split(
 
 
 def groupings(images: ImageSet, data_dir: str = "") -> dict[str, ImageSet]:
-    """The ways to split a set, each with the groups it keeps together: `image`, `group` and, for BUSI,
-    `group, strict` and `group, loose`.
+    """The ways to split a set, each with the groups it keeps together: `image`, `group` and, for
+    BUSI, `group, strict` and `group, loose`.
 
     Parameters
     ----------
@@ -71,8 +71,8 @@ def groupings(images: ImageSet, data_dir: str = "") -> dict[str, ImageSet]:
 def _each_split(
     ways: Mapping[str, ImageSet], n_test: int, sizes: tuple[int, ...], n_splits: int
 ) -> Iterator[tuple[str, int, int, ImageSet, ImageSet]]:
-    """Way to split, split seed, size, training and test images; the test set of a seed is the same for
-    all sizes, which are nested.
+    """Way to split, split seed, size, training and test images; the test set of a seed is the same
+    for all sizes, which are nested.
     """
     for way, images in ways.items():
         for split_seed in range(n_splits):
@@ -85,10 +85,10 @@ def _each_split(
 
 # %% ../../../nbs/846_studies.p2.leakage.ipynb #6682d4d0
 def _over_splits(
-    metric: str, condition: dict, values: list[float], n_train: int, n_test: int, **fields
+    metric: str, condition: dict, values: list[float], n_images: int, n_test: int, **fields
 ) -> Result:
-    "Mean of a value over random splits, with the corrected interval."
-    mean, low, high = corrected_t_test(values, n_train, n_test)[:3]
+    "Mean of a value over random splits of n_images, with the corrected interval."
+    mean, low, high = corrected_t_test(values, n_images - n_test, n_test)[:3]
     return Result(
         table="leakage",
         metric=metric,
@@ -130,19 +130,20 @@ def nearest_neighbor_results(
         How many splits.
     """
     images = ways[_GROUP]
-    features = features or {NEAREST: _small_pixels(images)}
+    features = features or {NEAREST: _small_pixels(images).numpy()}
+    distances = {metric: pairwise_distances(rows) for metric, rows in features.items()}
     position = {image_id: k for k, image_id in enumerate(images.ids)}
     values: dict[tuple, list[float]] = {}
     for way, _, n, train, test in _each_split(ways, n_test, sizes, n_splits):
         of_train, of_test = ([position[i] for i in part.ids] for part in (train, test))
-        for metric, rows in features.items():
-            found = nearest_neighbor_predictions(rows[of_train], train.labels, rows[of_test])
-            accuracy = 100 * float((found == test.labels).mean())
+        for metric, distance in distances.items():
+            nearest = distance[np.ix_(of_test, of_train)].argmin(1)
+            accuracy = 100 * float((train.labels[nearest] == test.labels).mean())
             values.setdefault((way, n, metric), []).append(accuracy)
         shared = np.isin(images.groups[of_test], images.groups[of_train])
         values.setdefault((way, n, _DUPLICATES), []).append(100 * float(shared.mean()))
     return [
-        _over_splits(metric, {"split": way, "n_train": n}, percents, n, n_test, n_runs=0)
+        _over_splits(metric, {"split": way, "n_train": n}, percents, len(images), n_test, n_runs=0)
         for (way, n, metric), percents in values.items()
     ]
 
@@ -181,15 +182,19 @@ def classifier_results(
         accuracy = 100 * float((predicted == test.labels).mean())
         values.setdefault((way, n), []).append(accuracy)
     complete = {key: each for key, each in values.items() if len(each) == n_splits}
-    return _with_drops(complete, n_test)
+    return _with_drops(complete, len(features), n_test)
 
 
-def _with_drops(values: dict[tuple[str, int], list[float]], n_test: int) -> list[Result]:
+def _with_drops(
+    values: dict[tuple[str, int], list[float]], n_images: int, n_test: int
+) -> list[Result]:
     """Means of accuracies by way to split and size, the drop from the largest size to the smallest,
     and the part that is leakage.
     """
     results = [
-        _over_splits(CLASSIFIER, {"split": way, "n_train": n}, each, n, n_test, n_runs=len(each))
+        _over_splits(
+            CLASSIFIER, {"split": way, "n_train": n}, each, n_images, n_test, n_runs=len(each)
+        )
         for (way, n), each in values.items()
     ]
     sizes = sorted({n for _, n in values})
@@ -202,7 +207,7 @@ def _with_drops(values: dict[tuple[str, int], list[float]], n_test: int) -> list
         drops[f"{_IMAGE} less {way}"] = drops[_IMAGE] - drops[way]
     for way, drop in drops.items():
         where = {"split": way, "from_n": large, "to_n": small}
-        results.append(_over_splits(_DROP, where, drop, large, n_test, n_runs=len(drop)))
+        results.append(_over_splits(_DROP, where, drop, n_images, n_test, n_runs=len(drop)))
     return results
 
 # %% ../../../nbs/846_studies.p2.leakage.ipynb #6e5a3d0c

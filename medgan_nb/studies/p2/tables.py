@@ -20,6 +20,7 @@ from medgan_nb.evaluation.statistics import (
     t_interval,
 )
 from ...experiments.run import Run
+from ..common.calibration import calibration_table
 from medgan_nb.studies.common.comparison import (
     NOT_LEARNED,
     SUPPORTED,
@@ -87,7 +88,7 @@ def main_network(results: list[Result]) -> str:
         key = str(result.condition), result.split_seed, result.seed
         by_run.setdefault(key, set()).add(result.feature_network)
     shared = set.intersection(*by_run.values()) if by_run else set()
-    return "inception" if "inception" in shared else min(shared, default="study")
+    return "inception" if "inception" in shared else min(shared, default="efficientnet_lite0")
 
 # %% ../../../nbs/850_studies.p2.tables.ipynb #f6f67bd3
 def distance_table(runs: list[Run]) -> list[Comparison]:
@@ -162,16 +163,13 @@ def _paired_difference(
         pairs[0][0],
         table="distance",
         metric="FD difference",
-        seed=None,
-        split_seed=None,
         value=mean,
         ci_low=low,
         ci_high=high,
         ci_method=f"Student's t over {len(pairs)} pairs of runs",
         n_runs=len(pairs),
-        real_baseline=None,
-        copy_baseline=None,
         note="the paper's claim: below zero",
+        **dict.fromkeys(("seed", "split_seed", "real_baseline", "copy_baseline")),
     )
 
 # %% ../../../nbs/850_studies.p2.tables.ipynb #eaaf713b
@@ -237,8 +235,9 @@ def _arm_difference(runs: list[Run], arm: str, control: str) -> Result:
         method = "trainings and groups of test images" if len(runs) > 1 else "groups of test images"
     else:
         values = [float((_table(s, arm) - _table(s, control)).mean()) for s in splits]
-        n_test = len(_predictions(runs[0])["labels"])
-        estimate = corrected_t_test(values, runs[0].config["params"]["dataset_size"], n_test)
+        counts = runs[0].config["data"]["counts"]
+        n_pool, n_test = (sum(counts[part].values()) for part in ("pool", "test"))
+        estimate = corrected_t_test(values, n_pool, n_test)
         method = f"corrected t over {len(splits)} splits"
     return Result(
         study="p2",
@@ -256,6 +255,11 @@ def _learned(runs: list[Run], arm: str) -> bool:
     "Whether a classifier beats the majority rule by more than its interval."
     low = _arm_difference(runs, arm, MAJORITY).ci_low
     return low is not None and low > 0
+
+
+def _either_learned(runs: list[Run], control: str = "real") -> bool:
+    "Whether there is anything to compare: one of the two classifiers has learned."
+    return _learned(runs, "synthetic100") or _learned(runs, control)
 
 
 def table2(runs: list[Run]) -> list[Comparison]:
@@ -286,7 +290,7 @@ def _differences(runs: list[Run], condition: dict, gain: float | None) -> list[C
     for control in ("real", "copies100"):
         result = _arm_difference(runs, "synthetic100", control)
         result = replace(result, condition=condition | result.condition)
-        learned = _learned(runs, "synthetic100") or _learned(runs, control)
+        learned = _either_learned(runs, control)
         if control == "real":
             result = replace(result, note=f"paired t as published p = {_published_p(runs):.2g}")
             compared.append(compare_direction(result, 1, gain, learned=learned))
@@ -325,10 +329,10 @@ def _micro_f1(runs: list[Run], arm: str, paper: float | None) -> Comparison:
     return compare(result, paper, reason, one_run=True, learned=_learned(runs, arm))
 
 
-def _pooled(runs: list[Run], arm: str, metric: str = "micro-F1 (%)") -> Result:
-    "A score of an arm under the run's own split, pooled over runs."
+def _pooled(runs: list[Run], arm: str) -> Result:
+    "Micro-F1 of an arm under the run's own split, pooled over runs."
     pooled = aggregate(results_of(runs, "classifier"))
-    return select(pooled, metric, arm=arm, split=runs[0].settings["split"])[0]
+    return select(pooled, "micro-F1 (%)", arm=arm, split=runs[0].settings["split"])[0]
 
 
 def _baseline_lines(runs: list[Run]) -> list[Comparison]:
@@ -343,11 +347,11 @@ def _baseline_lines(runs: list[Run]) -> list[Comparison]:
 
 
 def _arms_table(runs: list[Run]) -> list[Comparison]:
-    """All arms of all conditions: micro-F1, macro-F1, balanced accuracy, AUC and recalls, means over
-    folds and runs; what learns nothing once a size.
+    """All arms of all conditions: micro-F1, macro-F1, balanced accuracy, AUC and recalls, means
+    over folds and runs; what learns nothing once a size.
     """
     comparisons, seen = [], set()
-    for condition, repeats in _classified(runs):
+    for _, repeats in _classified(runs):
         split = repeats[0].settings["split"]
         learned = {arm: _learned(repeats, arm) for arm in _predictions(repeats[0])["arms"]}
         for result in select(aggregate(results_of(repeats, "classifier")), split=split):
@@ -363,7 +367,7 @@ def _arms_table(runs: list[Run]) -> list[Comparison]:
 
 # %% ../../../nbs/850_studies.p2.tables.ipynb #5fdf13ff
 def leakage_table(runs: list[Run]) -> list[Comparison]:
-    """1-NN and the linear probe by way to split, then the study's classifier on real images alone."""
+    "1-NN and the linear probe by way to split, then the study's classifier on real images."
     comparisons = [compare(result) for result in results_of(runs[:1], "leakage")]
     seen = set()
     for condition, repeats in _classified(runs):
@@ -424,6 +428,7 @@ def tables(runs: list[Run]) -> dict[str, list[Comparison]]:
         "classifiers": _arms_table(runs),
         "quality": quality_table(runs),
         "data": data_table(runs),
+        "calibration": calibration_table(runs),
         "audit": audit_table(),
     }
 
@@ -469,11 +474,7 @@ def _order_sentence(runs: list[Run]) -> str:
 def _gain_sentence(runs: list[Run]) -> str:
     "What adding synthetic images does, over real images and over oversampling."
     grid = _classified(runs)
-    learned = [
-        (condition, repeats)
-        for condition, repeats in grid
-        if _learned(repeats, "real") or _learned(repeats, "synthetic100")
-    ]
+    learned = [repeats for _, repeats in grid if _either_learned(repeats)]
     silent = len(grid) - len(learned)
     words = []
     if silent:
@@ -484,14 +485,14 @@ def _gain_sentence(runs: list[Run]) -> str:
     if learned:
         gains = [
             [_arm_difference(repeats, "synthetic100", control) for control in ("real", "copies100")]
-            for _, repeats in learned
+            for repeats in learned
         ]
         over_real, over_copies = (np.mean([pair[k].value for pair in gains]) for k in (0, 1))
         clear = sum(pair[0].ci_low > 0 for pair in gains if pair[0].ci_low is not None)
         words.append(
             "Adding as many synthetic as real images changes micro-F1 by "
-            f"{over_real:+.1f} points on average over {len(gains)} conditions (against oversampling "
-            f"{over_copies:+.1f}); the interval of {clear} lies above zero."
+            f"{over_real:+.1f} points on average over {len(gains)} conditions (against "
+            f"oversampling {over_copies:+.1f}); the interval of {clear} lies above zero."
         )
     return " ".join(words)
 
@@ -507,9 +508,9 @@ def _leakage_sentence(runs: list[Run]) -> str:
         split: value[split, sizes[-1]] - value[split, sizes[0]] for split in ("image", "group")
     }
     return (
-        f"A 1-nearest-neighbour classifier of pixels gains {gains['image']:.1f} points from {sizes[0]} to "
-        f"{sizes[-1]} images when images are split singly, and {gains['group']:.1f} when "
-        "near-duplicates stay together."
+        f"A 1-nearest-neighbour classifier of pixels gains {gains['image']:.1f} points from "
+        f"{sizes[0]} to {sizes[-1]} images when images are split singly, and "
+        f"{gains['group']:.1f} when near-duplicates stay together."
     )
 
 
@@ -538,17 +539,16 @@ def markdown_results(runs: list[Run]) -> str:
         row = {
             "n": condition["n_train"],
             "model": LABELS[condition["model"]],
-            "distance": format_interval(held_out[0], ".1f"),
-            "real": f"{held_out[0].real_baseline:.1f}",
-            "copies": f"{held_out[0].copy_baseline:.1f}",
+            "distance": format_interval(held_out[0], ".1f") if held_out else "refused",
+            "real": f"{held_out[0].real_baseline:.1f}" if held_out else "",
+            "copies": f"{held_out[0].copy_baseline:.1f}" if held_out else "",
             "gain": "",
             "runs": len(repeats),
         }
         if _predictions(repeats[0])["arms"]:
             difference = _arm_difference(repeats, "synthetic100", "real")
-            row["gain"] = format_interval(difference, "+.1f")
-            if not (_learned(repeats, "real") or _learned(repeats, "synthetic100")):
-                row["gain"] = NOT_LEARNED
+            learned = _either_learned(repeats)
+            row["gain"] = format_interval(difference, "+.1f") if learned else NOT_LEARNED
         rows.append(row)
     headings = {
         "n": "training images",

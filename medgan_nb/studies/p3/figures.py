@@ -115,8 +115,8 @@ def training(log: list[dict]) -> Figure:
 
 
 def stability(found: dict[str, dict]) -> Figure:
-    """Modes, clean samples and the gradient that reaches the generator over the training, for each
-    way to train.
+    """Modes reached, share of samples on a mode and gradient that reaches the generator over the
+    training, for each way to train.
     """
 
     def of(key):
@@ -126,11 +126,11 @@ def stability(found: dict[str, dict]) -> Figure:
         }
 
     panels = {
-        "modes of 16": of("modes"),
-        "clean samples (share)": of("clean"),
-        "signal to G": of("generator_gradient"),
+        "modes reached, of 16": of("modes"),
+        "samples on a mode (share)": of("clean"),
+        "generator gradient norm": of("generator_gradient"),
     }
-    figure = line_panels(panels, "updates of the generator", log_scale=("signal to G",))
+    figure = line_panels(panels, "updates of the generator", log_scale=("generator gradient norm",))
     for axes, top in zip(figure.axes, (16, 1)):
         axes.set_ylim(-0.03 * top, 1.03 * top)
     return figure

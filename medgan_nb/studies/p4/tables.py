@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from ...evaluation.statistics import mcnemar_test, wilson_interval
 from ...experiments.run import Run
+from ..common.calibration import calibration_table
 from medgan_nb.studies.common.comparison import (
     Comparison,
     beats_majority,
@@ -221,6 +222,7 @@ def tables(runs: list[Run]) -> dict[str, list[Comparison]]:
         "quality": quality_table(runs),
         "trajectory": trajectory_table(runs),
         "data": data_table(runs),
+        "calibration": calibration_table(runs),
         "audit": audit_table(),
     }
     return {name: table for name, table in named.items() if table}
