@@ -193,6 +193,13 @@ def status(
 
 # %% ../nbs/990_cli.ipynb #b72bcaa3
 _SetName = Annotated[str, typer.Argument(help="Name of the image set; see data list.")]
+_GroupBy = Annotated[
+    str,
+    typer.Option(
+        help="Where file names of your own images hold the patient: a regular expression with one "
+        'group, for example "patient([0-9]+)_".'
+    ),
+]
 
 
 @_data_app.command("list")
@@ -211,11 +218,14 @@ def _print_image_sets(data_dir: str) -> None:
 
 # %% ../nbs/990_cli.ipynb #df3cd550
 @_data_app.command("check")
-def data_check(folder: Annotated[Path, typer.Argument(help="Folder of an image set.")]) -> None:
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="Folder of an image set.")],
+    group_by: _GroupBy = "",
+) -> None:
     "Check a copy of an image set: layout, counts, every file readable. Exit code 2 if it fails."
     from medgan_nb.datasets.audit import check
 
-    findings = check(folder)
+    findings = check(folder, group_by)
     for finding in findings:
         print(f"{'FAULT' if finding.fault else 'ok':6} {finding.message}")
     if any(finding.fault for finding in findings):
@@ -234,11 +244,11 @@ def data_fetch(
 
 # %% ../nbs/990_cli.ipynb #4f9e1be6
 @_data_app.command("audit")
-def data_audit(name: _SetName, data_dir: _DataDir = "") -> None:
+def data_audit(name: _SetName, data_dir: _DataDir = "", group_by: _GroupBy = "") -> None:
     "Counts beside the published ones, groups, duplicates, and what crosses a split."
     from medgan_nb.datasets.audit import audit
 
-    result = audit(name, data_dir or None)
+    result = audit(name, data_dir or None, group_by)
     print(f"{'split':8} {'class':12} {'images':>7} {'published':>9} {'groups':>7}")
     for row in result.rows:
         published = "-" if row["published"] is None else row["published"]
@@ -250,10 +260,12 @@ def data_audit(name: _SetName, data_dir: _DataDir = "") -> None:
         f"{len(result.conflicts)} conflicts (two classes or two splits)"
     )
     if result.near_duplicates:
+        reported = result.reported_duplicates
+        published = f"; published: {reported}" if reported else ""
         print(
             f"near-duplicates: {_count_ids(result.near_duplicates)} images in "
             f"{len(result.near_duplicates)} groups, {result.n_conflicting_groups} with conflicting "
-            f"labels; published: {result.reported_duplicates}"
+            f"labels{published}"
         )
     near_duplicates = [" ~ ".join(ids) for ids in result.near_duplicates]
     exact_duplicates = [" = ".join(ids) for ids in result.exact_duplicates]

@@ -83,6 +83,7 @@ def load(
     resize_mode: str | None = None,
     equalize: str = "none",
     seed: int = 0,
+    group_by: str = "",
 ) -> ImageSet:
     """An image set by name.
 
@@ -99,6 +100,8 @@ def load(
         other images), and which equalisation follows: see `data.transforms`.
     seed : int
         Which patients, for a simulated set; not used by the others.
+    group_by : str
+        Where the set `folder` finds the patient in a file name: see `datasets.folder.load`.
 
     Raises
     ------
@@ -110,11 +113,17 @@ def load(
     entry = check_choice(name, DATASETS, "dataset")
     resize_mode = resize_mode or entry.resize_mode
     check_preprocessing(size, resize_mode, equalize)
+    if group_by and name != "folder":
+        raise ConfigError(
+            f"group_by is {group_by!r} for dataset {name}; expected dataset folder: the patients "
+            "of other sets are known"
+        )
     if entry.simulated:
         settings = {"size": size, "equalize": equalize, "seed": seed}
         return cached_image_set(name, [], settings, lambda: _load_simulated(entry, **settings))
     root = _data_folder(entry, data_dir)
     settings = {"size": size, "resize_mode": resize_mode, "equalize": equalize}
+    settings |= {"group_by": group_by} if group_by else {}
     files = [path for paths in entry.image_files(root).values() for path in paths]
     files += [*entry.mask_files(root), *entry.table_files(root)]
     return cached_image_set(name, files, settings, lambda: entry.load(root, **settings))
