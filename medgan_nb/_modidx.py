@@ -2750,6 +2750,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                                                           'medgan_nb/studies/p2/study.py'),
                                             'medgan_nb.studies.p2.study._check_settings': ( 'studies.p2.study.html#_check_settings',
                                                                                             'medgan_nb/studies/p2/study.py'),
+                                            'medgan_nb.studies.p2.study._gan_kimg': ( 'studies.p2.study.html#_gan_kimg',
+                                                                                      'medgan_nb/studies/p2/study.py'),
                                             'medgan_nb.studies.p2.study._pool_and_test': ( 'studies.p2.study.html#_pool_and_test',
                                                                                            'medgan_nb/studies/p2/study.py'),
                                             'medgan_nb.studies.p2.study.build_recipe': ( 'studies.p2.study.html#build_recipe',

@@ -49,6 +49,7 @@ LABELS = {
     "stylegan2": "StyleGAN2",
     "stylegan2_ada": "StyleGAN2 ADA",
     "stylegan2_diffaugment": "StyleGAN2 DiffAug",
+    "projected": "projected",
 }
 _BASELINE = "stylegan2"
 HELD_OUT, POOL, ALL = "held-out", "pool", "all"
@@ -88,7 +89,7 @@ def main_network(results: list[Result]) -> str:
         key = str(result.condition), result.split_seed, result.seed
         by_run.setdefault(key, set()).add(result.feature_network)
     shared = set.intersection(*by_run.values()) if by_run else set()
-    return "inception" if "inception" in shared else min(shared, default="efficientnet_lite0")
+    return "inception" if "inception" in shared else max(shared, default="efficientnet_lite0")
 
 # %% ../../../nbs/850_studies.p2.tables.ipynb #f6f67bd3
 def distance_table(runs: list[Run]) -> list[Comparison]:
@@ -465,6 +466,8 @@ def _order_sentence(runs: list[Run]) -> str:
     words = []
     for model in list(LABELS)[1:]:
         of_model = [c for c in orders if c.result.condition["model"] == model]
+        if not of_model:
+            continue
         sizes = [c.result.condition["n_train"] for c in of_model if c.verdict == SUPPORTED]
         where = f" (n = {', '.join(map(str, sizes))})" if sizes else ""
         words.append(f"{LABELS[model]} at {len(sizes)} of {len(of_model)} sizes{where}")
