@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'main', 'reproduce', 'sweep', 'report_command', 'status', 'data_list', 'data_check', 'data_fetch', 'data_audit',
-           'reader_study_build', 'reader_study_score', 'generate_command', 'doctor']
+           'reader_study_build', 'reader_study_score', 'generate_command', 'share_command', 'doctor']
 
 # %% ../nbs/990_cli.ipynb #82eee782
 import shutil
@@ -379,6 +379,30 @@ def generate_command(
         force=force,
     )
     print(result.sentence())
+
+# %% ../nbs/990_cli.ipynb #d79f6a9f
+@app.command("share")
+def share_command(
+    run: _RunOrShare,
+    out: Annotated[Path, typer.Option(help="The folder to write; new or empty.")],
+    accept_risk: Annotated[
+        str,
+        typer.Option(help="Reason to share a generator that failed; printed in its card."),
+    ] = "",
+    gan: _Gan = "",
+    data_dir: _DataDir = "",
+    outputs: _Outputs = "",
+) -> None:
+    "Check a generator's privacy; if it passes, write generator, samples and model card."
+    from medgan_nb.app.generate import open_source
+    from medgan_nb.app.share import PrivacyError, share
+
+    try:
+        card = share(open_source(run, gan, data_dir, outputs), out, accept_risk=accept_risk)
+    except PrivacyError as error:
+        print(f"medgan-nb: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{card}: read it before you pass the folder on")
 
 # %% ../nbs/990_cli.ipynb #a9a7ddb6
 @app.command()
