@@ -7,13 +7,20 @@ BIN := .venv/bin
 DATA_DIR ?=
 PRESET ?= quick
 
-.PHONY: reproduce test lab docs clean
+.PHONY: reproduce test fuzz kills lab docs clean
 
 reproduce: .venv/run
 	$(BIN)/medgan-nb reproduce all --preset $(PRESET) $(if $(DATA_DIR),--data-dir "$(DATA_DIR)")
 
 test: .venv/dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup tests
+
+# The campaigns of tests/fuzz and tests/test_kills.py at any length: make fuzz N=10000 SEED=1, make kills N=1000
+fuzz: .venv/dev
+	OMP_NUM_THREADS=1 MEDGAN_FUZZ=$(or $(N),10000) MEDGAN_SEED=$(or $(SEED),0) $(BIN)/python -m pytest -q tests/fuzz
+
+kills: .venv/dev
+	OMP_NUM_THREADS=1 MEDGAN_KILLS=$(or $(N),300) MEDGAN_SEED=$(or $(SEED),0) $(BIN)/python -m pytest -q -n auto tests/test_kills.py
 
 lab: .venv/run
 	$(BIN)/jupyter lab papers/index.ipynb
@@ -35,6 +42,7 @@ clean:
 
 .venv/dev: .venv/bin/python settings.ini setup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,docs]'
+	@sh tests/chromium.sh || true
 	@touch $@ .venv/run
 
 .venv/docs: .venv/bin/python settings.ini setup.py

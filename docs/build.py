@@ -21,7 +21,7 @@ def main(folder: Path = ROOT) -> int:
     for old in (source, target):
         shutil.rmtree(old, ignore_errors=True)
     source.mkdir(parents=True)
-    for name in ("conf.py", "architecture.md"):
+    for name in ("conf.py", "architecture.md", "promises.md"):
         shutil.copy(ROOT / "docs" / name, source)
     shutil.copytree(ROOT / "docs" / "_static", source / "_static")
     runs = published_runs()

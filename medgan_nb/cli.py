@@ -7,18 +7,20 @@ __all__ = ['app', 'main', 'reproduce', 'sweep', 'report_command', 'status', 'dat
            'reader_study_build', 'reader_study_score', 'generate_command', 'share_command', 'doctor']
 
 # %% ../nbs/990_cli.ipynb #82eee782
+import os
 import shutil
 import signal
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .core.device import has_fast_bf16, pick_device, retain_heap, versions
 from .core.errors import MedganError, check_choice
 from .core.files import cache_dir
+from .experiments.parameters import bounds_help, check_range
 from .experiments.study import outputs_folder
 
 # %% ../nbs/990_cli.ipynb #9c21715c
@@ -38,11 +40,38 @@ app.add_typer(_reader_study_app, name="reader-study")
 
 def main() -> None:
     "Run the command line; a MedganError becomes one line and exit code 2."
+    warnings.filterwarnings("ignore", module="PIL")  # what matters of them is said by our messages
+    code = _run_app()
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = _output_failed(error)
+    sys.exit(code)
+
+
+def _run_app() -> int:
+    "The exit code of the command."
     try:
         app()
+    except SystemExit as end:
+        return end.code
     except MedganError as error:
         print(f"medgan-nb: {error}", file=sys.stderr)
-        sys.exit(2)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        return _output_failed(error)
+    return 0
+
+
+def _output_failed(error: OSError) -> int:
+    "Say that standard output cannot be written, and let nothing write there any more."
+    print(f"medgan-nb: the output cannot be written ({error.strerror})", file=sys.stderr)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 # %% ../nbs/990_cli.ipynb #3c2cb6ed
 _Papers = Annotated[
@@ -55,8 +84,10 @@ _Outputs = Annotated[str, typer.Option(help="Folder of runs and report; empty: o
 _Jobs = Annotated[
     int,
     typer.Option(
+        min=0,
+        max=1024,
         help="Runs at a time on this machine; 0 chooses. Each gets its share of the cores, "
-        "but no more threads than OMP_NUM_THREADS."
+        "but no more threads than OMP_NUM_THREADS.",
     ),
 ]
 _Scheduler = Annotated[
@@ -64,6 +95,10 @@ _Scheduler = Annotated[
     typer.Option(
         help="Address of a Dask scheduler whose workers do the runs; see docs/howto_cluster.md."
     ),
+]
+_Offline = Annotated[
+    bool,
+    typer.Option("--offline", help="Fetch nothing from the network, as with MEDGAN_OFFLINE=1 set."),
 ]
 _DryRun = Annotated[
     bool,
@@ -79,13 +114,17 @@ def reproduce(
     outputs: _Outputs = "",
     jobs: _Jobs = 0,
     scheduler: _Scheduler = "",
+    offline: _Offline = False,
     dry_run: _DryRun = False,
 ) -> None:
     "Do every run of a preset that is not done, and write the report."
     from medgan_nb.experiments.grid import run_specs
-    from medgan_nb.studies.registry import PRESETS, studies
+    from medgan_nb.studies.registry import PAPERS, PRESETS, studies
 
     check_choice(preset, PRESETS, "preset")
+    for name in papers or []:
+        check_choice(name, (*PAPERS, "all"), "paper")
+    _go_offline(offline)
     presets, specs = {}, []
     common = {"preset": preset} | _absolute_folders(data_dir, outputs)
     for study in studies(papers or []):
@@ -97,32 +136,45 @@ def reproduce(
         _run_and_report(specs, outputs_folder(outputs), presets, jobs, scheduler)
 
 # %% ../nbs/990_cli.ipynb #e9bc7802
-@app.command()
+@app.command(epilog=f"Numbers and their bounds: {bounds_help()}")
 def sweep(
     paper: Annotated[str, typer.Argument(help="Which study: p1, p2, p3 or p4.")],
     parameter: Annotated[
         list[str] | None,
-        typer.Option("-p", help="name=value, name=a,b,c or name=0:3; repeat it for a grid."),
+        typer.Option(
+            "-p",
+            help="name=value, name=a,b,c or name=0:3 (0, 1, 2); once a parameter of the grid.",
+        ),
     ] = None,
     data_dir: _DataDir = "",
     outputs: _Outputs = "",
     jobs: _Jobs = 0,
     scheduler: _Scheduler = "",
+    offline: _Offline = False,
     dry_run: _DryRun = False,
 ) -> None:
     "Do the runs of your own grid over a study's parameters."
     from medgan_nb.experiments.grid import expand_grid, run_specs
-    from medgan_nb.studies.registry import studies
+    from medgan_nb.studies.registry import PAPERS, studies
 
+    check_choice(paper, PAPERS, "paper")
+    grid = expand_grid(parameter or [])
+    _go_offline(offline)
     (study,) = studies([paper])
     common = _absolute_folders(data_dir, outputs)
-    specs = run_specs(study, expand_grid(parameter or []), common)
+    specs = run_specs(study, grid, common)
     if dry_run:
         _print_dry_run(specs, jobs)
     else:
         _run_and_report(specs, outputs_folder(outputs), {study.name: None}, jobs, scheduler)
 
 # %% ../nbs/990_cli.ipynb #77b272e4
+def _go_offline(offline: bool) -> None:
+    "Make this process, and the runs it starts, fetch nothing."
+    if offline:
+        os.environ["MEDGAN_OFFLINE"] = "1"
+
+
 def _absolute_folders(data_dir: str, outputs: str) -> dict:
     "Data and outputs folders as any process on any machine will find them."
     return {
@@ -176,15 +228,22 @@ def report_command(papers: _Papers = None, outputs: _Outputs = "") -> None:
 def status(
     outputs: _Outputs = "",
     watch: Annotated[
-        float, typer.Option(help="Repeat every so many seconds, until Ctrl-C; 0: only once.")
+        float,
+        typer.Option(
+            min=0,
+            max=86400,
+            help="Repeat every so many seconds, 0.1 or more, until Ctrl-C; 0: only once.",
+        ),
     ] = 0.0,
 ) -> None:
     "The state of every run in an outputs folder, whichever terminal or machine works on it."
     from medgan_nb.experiments.status import format_status, run_statuses
-    from medgan_nb.studies.registry import STUDIES
+    from medgan_nb.studies.registry import PAPERS
 
+    if watch:
+        check_range(watch, 0.1, 86400, "--watch")
     while True:
-        for row in run_statuses(outputs_folder(outputs), STUDIES):
+        for row in run_statuses(outputs_folder(outputs), PAPERS):
             print(f"{row['paper']} {row['run']}: {format_status(row)}", flush=True)
         if not watch:
             return
@@ -209,12 +268,25 @@ def data_list(data_dir: _DataDir = "") -> None:
 
 
 def _print_image_sets(data_dir: str) -> None:
-    from medgan_nb.datasets.registry import list_datasets
+    from medgan_nb.datasets.catalogue import CATALOGUE
 
-    for row in list_datasets(data_dir or None):
-        print(f"{row['name']:16} {row['found']}; {row['title']}; licence: {row['licence']}")
-        if not row["simulated"]:
-            print(f"{'':16} {row['how_to_get']}")
+    found = None
+    if data_dir:
+        from medgan_nb.datasets.registry import detected
+
+        found = detected(data_dir)
+    for terms in CATALOGUE.values():
+        state = "built in" if terms.simulated else _copy_state(terms.name, found)
+        print(f"{terms.name:16} {state}; {terms.title}; licence: {terms.licence}")
+        if not terms.simulated:
+            print(f"{'':16} {terms.how_to_get}")
+
+
+def _copy_state(name: str, found: list[str] | None) -> str:
+    "Whether there is a copy of a set, where a folder was given and the set has a layout."
+    if found is None or name == "folder":
+        return "not looked for"
+    return "yes" if name in found else "no"
 
 # %% ../nbs/990_cli.ipynb #df3cd550
 @_data_app.command("check")
@@ -283,8 +355,12 @@ def reader_study_build(
     out: Annotated[
         Path, typer.Option(help="The page to write, FILE.html; its key is written beside it.")
     ],
-    n: Annotated[int, typer.Option(help="Number of images, half of them real.")] = 40,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of images.")] = 0,
+    n: Annotated[
+        int, typer.Option(min=2, max=2000, help="Number of images, half of them real.")
+    ] = 40,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**32 - 1, help="Seed of the choice of images.")
+    ] = 0,
     label: Annotated[
         str,
         typer.Option("--class", help="Class to test; empty: every class of the synthetic images."),
@@ -408,6 +484,7 @@ def share_command(
 @app.command()
 def doctor(outputs: _Outputs = "", data_dir: _DataDir = "") -> None:
     "What this machine has, what is missing, and what each absence costs."
+    from medgan_nb.core.device import has_fast_bf16, pick_device, retain_heap, versions
     from medgan_nb.metrics.features import inception_available
 
     device = pick_device()

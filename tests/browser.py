@@ -14,8 +14,10 @@ from playwright.sync_api import Error, Page, sync_playwright
 CHROMIUM = os.environ.get("CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
+REQUIRED = os.environ.get("MEDGAN_BROWSER") == "required"  # where it could have been installed
 needs_chromium = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium here (CHROMIUM names none); apt install chromium"
+    CHROMIUM is None and not REQUIRED,
+    reason="no chromium here (CHROMIUM names none); apt install chromium",
 )
 OPTIONS = [
     "--no-sandbox",

@@ -18,7 +18,7 @@ from playwright.sync_api import Page, expect
 from medgan_nb.studies.registry import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.xdist_group("app")
+in_lab = pytest.mark.xdist_group("app")  # these share one Jupyter server
 SETTINGS = "settings/@jupyterlab/apputils-extension/notification.jupyterlab-settings"
 
 
@@ -106,6 +106,7 @@ def run_all(page: Page, url: str, ready: str, seconds: float) -> None:
     assert not page.evaluate(errors)
 
 
+@in_lab
 @needs_chromium
 def test_study_4_in_jupyterlab_and_its_widgets(lab):
     root, url = lab
@@ -156,6 +157,7 @@ def clicking_a_tile_changes_the_large_image(page: Page) -> None:
     until(page, f"{image} !== {json.dumps(before)}")
 
 
+@in_lab
 @needs_chromium
 def test_launcher_starts_a_run_shows_its_training_stops_it_and_resumes_it(lab):
     "Paper 2's smoke preset, whose training has twenty ticks."

@@ -4,7 +4,11 @@ refused by name.
 
 import io
 import os
+import shutil
 import struct
+import subprocess
+import sys
+import time
 import zlib
 
 import numpy as np
@@ -232,8 +236,92 @@ def test_frames(write_file):
     for format in ("TIFF", "PNG"):
         assert_refused(
             write_file(encode(frames[0], format, save_all=True, append_images=frames[1:])),
-            "2 frames",
+            "several frames",
         )
+
+
+@pytest.fixture
+def quick():
+    "Fails a test that takes more than five seconds."
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started < 5.0
+
+
+def test_many_scans_are_refused_before_decoding(write_file, quick):
+    data = encode(Image.new("L", (2000, 2000), 99), "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    for n in (60, 3000):
+        many = data[:start] + data[start:-2] * n + b"\xff\xd9"
+        assert_refused(write_file(many, f"{n}.jpeg"), "scans over 4000000 pixels")
+    noise = np.random.default_rng(0).integers(0, 256, (400, 400), dtype=np.uint8)
+    assert load_image(write_file(encode(noise, "JPEG", progressive=True), "fine.jpeg")).any()
+
+
+def chained_tiff(n: int) -> bytes:
+    "A TIFF file of n directories of 8 x 8 pixels, each of which names the next."
+    tags = [
+        (256, 8),
+        (257, 8),
+        (258, 8),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, 8),
+        (279, 64),
+    ]
+    size = 2 + 12 * len(tags) + 4
+    parts = [b"II*\0" + struct.pack("<I", 72), bytes(range(64))]
+    for k in range(n):
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+        following = 72 + (k + 1) * size if k < n - 1 else 0
+        parts.append(struct.pack("<H", len(tags)) + entries + struct.pack("<I", following))
+    return b"".join(parts)
+
+
+def test_chained_directories_are_not_all_visited(write_file, quick):
+    assert load_image(write_file(chained_tiff(1), "one.tiff")).shape == (8, 8)
+    assert_refused(write_file(chained_tiff(100_000), "many.tiff"), "several frames")
+
+
+def test_long_headers_and_large_images_as_text(write_file, quick):
+    comment = b"P5 #" + b"x" * (50 << 20) + b"\n9 9 255\n" + bytes(range(81))
+    assert_refused(write_file(comment, "comment.pgm"), "no width and height within its first 4096")
+    text = b"P2 8000 2000 255\n" + b"7 " * 16_000_000
+    assert_refused(write_file(text, "text.pgm"), "PNM as text of 16000000 pixels")
+    few = b"P2 #pixels\n9 9 255\n" + b" ".join(b"%d" % k for k in range(81))
+    assert load_image(write_file(few, "few.pgm")).shape == (9, 9)
+
+
+def test_many_large_images_share_a_bounded_memory(tmp_path):
+    "Four threads load RGBA images of 36 million pixels; each alone takes 200 MiB."
+    image = Image.new("RGBA", (6000, 6000), (5, 5, 5, 255))
+    image.putpixel((0, 0), (9, 9, 9, 255))
+    image.save(tmp_path / "0.png", compress_level=1)
+    for k in range(1, 4):
+        shutil.copy(tmp_path / "0.png", tmp_path / f"{k}.png")
+    code = (
+        "import resource, sys\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from pathlib import Path\n"
+        "from medgan_nb.data.formats.images import load_image\n"
+        "def load(path): return load_image(path).shape\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "paths = list(Path(sys.argv[1]).glob('*.png'))\n"
+        "with ThreadPoolExecutor(4) as pool: list(pool.map(load, paths))\n"
+        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 700
+
+
+def test_libtiff_writes_nothing_beside_our_message(write_file, capfd):
+    data = bytearray(encode(IMAGE, "TIFF", compression="tiff_lzw"))
+    data[12:40] = os.urandom(28)
+    assert_refused(write_file(bytes(data), "bad.tiff"))
+    assert capfd.readouterr().err == ""
 
 
 def test_sides_and_constant(write_file):

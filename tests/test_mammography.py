@@ -523,6 +523,17 @@ def test_masks_of_cbis_ddsm_are_told_by_content(cbis):
     assert not any(finding.fault for finding in check(cbis))
 
 
+@pytest.mark.parametrize("path", ["x" * 300, "a/" * 3000, "a\0b"])
+def test_an_endless_path_in_the_table_is_refused(cbis, path):
+    table = cbis / "mass_case_description_train_set.csv"
+    name = "Mass-Training_P_00001_LEFT_CC"
+    row = f"{name}/{path}/1.dcm,BENIGN,{path}/2.dcm,{name}_1/{path}/3.dcm"
+    table.write_text(f"{table.read_text()}\n{row}\n")
+    with pytest.raises(DataError):
+        load("cbis_ddsm", cbis, size=32)
+    check(cbis)
+
+
 def test_a_damaged_or_hostile_mask_is_named(cbis):
     path = cbis / "CBIS-DDSM/Mass-Training_P_00001_LEFT_CC_1/a/b/1-1.dcm"
     whole = path.read_bytes()

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from skimage.metrics import structural_similarity
 
 import medgan_nb
 from medgan_nb.core.errors import MedganError
+from medgan_nb.datasets import registry
 from medgan_nb.metrics.baselines import matched_scores
 from medgan_nb.metrics.distributions import distribution_distance
 from medgan_nb.metrics.features import extract_features, random_network
@@ -26,10 +28,25 @@ from medgan_nb.metrics.fid import (
     influence_values,
 )
 from medgan_nb.metrics.kid import kid, kid_ci, kid_subsets, subset_indicators
-from medgan_nb.metrics.memorization import authenticity, flag_memorized, nearest_neighbors
+from medgan_nb.metrics.memorization import (
+    aligned_distances,
+    authenticity,
+    flag_memorized,
+    nearest_neighbors,
+)
 from medgan_nb.metrics.prdc import prdc
-from medgan_nb.metrics.similarity import mean_pairwise_ssim, mse, pearson, psnr, ssim
+from medgan_nb.metrics.similarity import (
+    mean_pairwise_ms_ssim,
+    mean_pairwise_ssim,
+    ms_ssim,
+    mse,
+    pearson,
+    psnr,
+    ssim,
+)
 from medgan_nb.metrics.texture import erode_mask, foreground_mask, sobel_distance, sobel_magnitude
+from medgan_nb.simulation import ultrasound_bmode
+from medgan_nb.studies.common.memorization import disguise_copies
 
 SSIM_OPTIONS = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=2)
 few_examples = settings(max_examples=20, deadline=None, derandomize=True)
@@ -319,6 +336,41 @@ def test_flag_memorized_flags_copies_and_little_else():
     assert memorized["index"][:50].tolist() == list(range(50)) and memorized["expected"] == 0.05
 
 
+def split_groups(images, groups, seed):
+    "Training, held-out and fresh images of a random division of the groups."
+    order = np.random.default_rng(seed).permutation(np.unique(groups))
+    part = np.searchsorted([0.5, 0.75], np.linspace(0, 1, len(order)), side="right")
+    return (images[np.isin(groups, order[part == k])] for k in range(3))
+
+
+def shares_flagged(images, groups, n_draws):
+    "Shares flagged of fresh, blurred fresh and disguised training images; means over divisions."
+    shares = []
+    for seed in range(n_draws):
+        train, heldout, fresh = split_groups(images, groups, seed)
+        fakes = [fresh, *(gaussian_filter(fresh, (0, 0, s, s)) for s in (0.5, 1, 2))]
+        fakes += [disguise_copies(train[:100], seed), train[:100]]
+        shares.append([flag_memorized(train, fake, heldout)["share"] for fake in fakes])
+    return np.mean(shares, axis=0)
+
+
+def test_blurred_images_of_new_patients_are_no_copies():
+    images = ultrasound_bmode.load(64, n_images=480, seed=1)
+    *fresh, disguised, copies = shares_flagged(images.batch().numpy(), images.groups, 4)
+    assert max(fresh) < 0.1 and disguised > 0.9 and copies == 1
+
+
+@pytest.mark.skipif(
+    not os.environ.get("MEDGAN_DATA"), reason="MEDGAN_DATA names no folder with real images"
+)
+@pytest.mark.parametrize(("name", "n_draws"), [("busi", 4), ("mini_mias", 16)])
+def test_blurred_real_images_are_no_copies(name, n_draws):
+    images = registry.load(name, os.environ["MEDGAN_DATA"], size=64)
+    *fresh, disguised, copies = shares_flagged(images.batch().numpy(), images.groups, n_draws)
+    assert 0.02 < fresh[0] < 0.08 and max(fresh) < 0.08
+    assert disguised > 0.9 and copies == 1
+
+
 # Refused input
 
 FEATURE_METRICS = [
@@ -338,7 +390,11 @@ IMAGE_METRICS = [
     pearson,
     mse,
     nearest_neighbors,
+    ms_ssim,
+    aligned_distances,
     lambda a, b: mean_pairwise_ssim(b),
+    lambda a, b: mean_pairwise_ms_ssim(b),
+    lambda a, b: flag_memorized(a, b, a, 0.5),
     lambda a, b: extract_features(random_network(), b),
 ]
 

@@ -45,7 +45,12 @@ def test_every_number_has_its_context(batch):
             assert r.real_baseline is not None and r.copy_baseline is not None, r.metric
         if r.metric in ("FD", "KID"):
             assert r.feature_network, r
-    assert {r.table for r in results_of([run])} == {*tables.MEASURED, "stability", "probe"}
+    assert {r.table for r in results_of([run])} == {
+        *tables.MEASURED,
+        "stability",
+        "probe",
+        "calibration",
+    }
 
 
 @pytest.mark.xdist_group("p3")

@@ -28,8 +28,6 @@ ENVIRONMENT = {
 }
 RUNS, KILLS = 3, 28
 
-pytestmark = pytest.mark.xdist_group("kills")
-
 
 def start_process(outputs: Path, jobs: int = 1, scheduler: str = ""):
     "A sweep of the toy grid in a process of its own; forked, which saves the imports."
@@ -160,6 +158,7 @@ def parts_of(sweeps: list) -> dict[str, list[psutil.Process]]:
     }
 
 
+@pytest.mark.xdist_group("kills")
 def test_killed_at_random_moments(tmp_path, undisturbed):
     "Two sweeps share a grid; kernels, run processes and sweeps are killed. Repeated if it is done."
     chance, kills, late, rounds = random.Random(0), Counter(), 0, 0
@@ -252,6 +251,7 @@ def workers(nanny: subprocess.Popen) -> list[psutil.Process]:
     return family([psutil.Process(nanny.pid)], "spawn_main")
 
 
+@pytest.mark.xdist_group("kills of Dask")
 def test_dask_workers_are_killed(tmp_path, undisturbed, cluster):
     "The same grid on a cluster of two workers: one of them, a kernel and the client are killed."
     address, nanny = cluster

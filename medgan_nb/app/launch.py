@@ -16,8 +16,9 @@ from pathlib import Path
 
 import ipywidgets as w
 
-from ..core.errors import MedganError, check_choice
-from ..core.files import read_jsonl
+from ..core.errors import DataError, MedganError, check_choice
+from ..core.files import read_bytes
+from ..experiments.records import read_log
 from ..experiments.status import run_statuses, status_html
 from ..experiments.study import outputs_folder
 from ..studies.common.display import curves_now
@@ -61,7 +62,10 @@ def _current_run(outputs: str, study: str, since: float) -> Path | None:
 
 def _losses_png(folder: Path) -> bytes:
     "The losses of a run so far as PNG; empty while there are fewer than two values."
-    log = read_jsonl(folder / "log.jsonl")
+    try:
+        log = read_log(folder)
+    except DataError:  # medgan-nb status names it
+        return b""
     return curves_now(log)._repr_png_() if len(log) > 1 and "d_loss" in log[0] else b""
 
 
@@ -69,7 +73,7 @@ def _samples_png(folder: Path) -> bytes:
     "Samples of the training in progress, or those the run kept, as PNG; empty if there are none."
     for path in (folder / "live.png", folder / "samples.png"):
         if path.exists():
-            return path.read_bytes()
+            return read_bytes(path, max_bytes=64 << 20)
     return b""
 
 # %% ../../nbs/923_app.launch.ipynb #845eea98

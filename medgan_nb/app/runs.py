@@ -8,6 +8,8 @@ __all__ = ['one_line_errors', 'find_run', 'list_gans', 'load_gan', 'load_synthet
 
 # %% ../../nbs/920_app.runs.ipynb #a52f96a5
 import csv
+import io
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
@@ -15,17 +17,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..core.errors import ConfigError, DataError, MedganError, WeightsError, check_choice
-from ..core.files import resolve_inside
+from ..core.files import check_shape, read_bytes, resolve_inside
 from ..data.dataset import ImageSet, to_pixels
 from ..data.formats.images import load_image
-from ..experiments.run import Run, load_run
+from ..experiments.run import Run, UnfinishedRunError, load_run
 from ..experiments.status import format_status, run_status
 from ..experiments.study import outputs_folder, project_root
 from ..studies.registry import STUDIES
 from ..studies.trial.study import TRIAL
-from ..training.checkpoint import load_into, load_tree
+from ..training.checkpoint import TrainedTree, check_tree, load_into, load_tree
 from ..training.loop import Trained
 from ..training.registry import rebuild_recipe
 
@@ -94,17 +97,12 @@ def _load_finished_run(folder: Path) -> Run:
     "The run in a folder; the `DataError` for an unfinished one gives its state."
     try:
         return load_run(folder)
-    except DataError as error:
+    except UnfinishedRunError as error:
         if not (folder / "config.json").exists():
             raise
         raise DataError(
             f"{folder.name}: not finished, so nothing can be shown yet "
             f"({format_status(run_status(folder))})"
-        ) from error
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder}: its config.json is not that of a run ({error!r}); "
-            "expected the folder of a run, outputs/<paper>/<run-id>"
         ) from error
 
 # %% ../../nbs/920_app.runs.ipynb #ab142b73
@@ -147,18 +145,28 @@ def load_gan(run: Run, name: str = "") -> Trained:
     """
     gans = list_gans(run)
     path = check_choice(name or next(iter(gans)), gans, "GAN of this run")
-    checkpoint = load_tree(path)
+    checkpoint = check_tree(path, load_tree(path), TrainedTree)
     try:
         recipe = rebuild_recipe(checkpoint["identity"]["recipe"])
-        weights = {key: checkpoint[key] for key in ("G", "D")}
-    except (KeyError, TypeError) as error:
+        for key, build in (("G", recipe.G), ("D", recipe.D)):
+            _check_shapes(build, checkpoint[key])
+    except Exception as error:  # a description that somebody made up may break any builder
         raise WeightsError(
             f"{path}: does not say how its networks were built ({error!r}); run the study again"
         ) from error
-    G = load_into(recipe.G(), weights["G"], f"{path} (G)").eval()
-    D = load_into(recipe.D(), weights["D"], f"{path} (D)").eval()
-    kimg, seconds = (checkpoint.get(key, 0.0) for key in ("kimg", "seconds"))
-    return Trained(recipe, G, D, log=[], kimg=kimg, seconds=seconds)
+    G = load_into(recipe.G(), checkpoint["G"], f"{path} (G)").eval()
+    D = load_into(recipe.D(), checkpoint["D"], f"{path} (D)").eval()
+    return Trained(recipe, G, D, [], checkpoint["kimg"], checkpoint["seconds"])
+
+
+def _check_shapes(build: Callable[[], nn.Module], weights: dict) -> None:
+    "Raise unless a network has the weights' shapes; it is built without memory for its own."
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in build().state_dict().items()}
+    shapes = {name: getattr(value, "shape", None) for name, value in weights.items()}
+    if shapes != expected:
+        names = sorted(key for key in shapes | expected if shapes.get(key) != expected.get(key))
+        raise ValueError(f"{names[0]} has shape {shapes.get(names[0])}")
 
 # %% ../../nbs/920_app.runs.ipynb #359b459b
 def load_synthetic_images(run: Run, max_images: int = 2000) -> ImageSet:
@@ -207,15 +215,23 @@ def _list_files(folder: Path) -> list[tuple[str, str]]:
         names = [path.relative_to(folder).as_posix() for path in paths]
         subfolders = ["" if path.parent == folder else path.parent.name for path in paths]
         return [(name, label or "generated") for name, label in zip(names, subfolders)]
+    path = folder / "list.csv"
     try:
-        with open(folder / "list.csv", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        return [(row["file"], row.get("class") or "generated") for row in rows]
-    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.DictReader(io.StringIO(read_bytes(path, "a table").decode())))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a table ({error}); restore it or delete it") from error
+    for number, row in enumerate(rows, 2):
+        check_shape(row, dict[str, str], f"{path}: line {number}")
+    if rows and "file" not in rows[0]:
         raise DataError(
-            f"{folder / 'list.csv'}: not a list of images ({error!r}); "
-            "expected the columns file and class"
-        ) from error
+            f"{path}: columns {', '.join(rows[0])}; expected the columns file and class"
+        )
+    return [(row["file"], _class_of(row)) for row in rows]
+
+
+def _class_of(row: dict[str, str]) -> str:
+    "The class of a line of list.csv, without the apostrophe that `csv_text` puts before a formula."
+    return re.sub(r"^'(?=\s*[=+@-])", "", row.get("class") or "generated")
 
 
 def _synthetic_set(run: Run, pixels: torch.Tensor, labels, classes, names) -> ImageSet:

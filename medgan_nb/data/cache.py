@@ -17,10 +17,9 @@ import numpy as np
 import torch
 
 import medgan_nb
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..core.files import atomic_write, cache_dir, digest, sha256_file
 from .dataset import ImageSet
-from .files import printable
 
 # %% ../../nbs/125_data.cache.ipynb #5d84f947
 _CODE_PACKAGES = ("data", "datasets", "simulation")  # their code decides what a set holds

@@ -15,8 +15,8 @@ from PIL import Image
 from skimage.exposure import equalize_adapthist, equalize_hist
 from torch import Tensor
 
-from ..core.errors import ConfigError, DataError, check_choice
-from .files import load_all, printable
+from ..core.errors import ConfigError, DataError, check_choice, printable
+from .files import load_all
 from .formats.images import load_image
 
 # %% ../../nbs/120_data.transforms.ipynb #6f2ab6ed

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..data.dataset import ImageSet
 from medgan_nb.data.duplicates import (
     conflicting_labels,
@@ -23,10 +23,11 @@ from medgan_nb.data.duplicates import (
     near_duplicate_groups,
     thumbnail,
 )
-from ..data.files import list_entries, list_images, load_all, printable
+from ..data.files import list_entries, list_images, load_all
 from ..data.formats.images import load_image, load_mask
 from ..data.leakage import exact_duplicates, merge_duplicates
 from ..data.transforms import check_preprocessing, preprocess, to_square
+from .catalogue import terms
 from .entry import DatasetEntry
 from .layout import check_class_folders, find_root, layout_found
 
@@ -34,7 +35,7 @@ from .layout import check_class_folders, find_root, layout_found
 CLASSES = ("benign", "malignant", "normal")
 PUBLISHED_COUNTS = {"benign": 437, "malignant": 210, "normal": 133}
 N_TRAIN, N_TEST = 500, 280  # the split of study 2
-LICENCE = "stated differently by its catalogues (CC0 1.0, CC BY 4.0)"
+LICENCE = terms("busi")["licence"]
 LAYOUT = "Dataset_BUSI_with_GT/{benign,malignant,normal}/benign (1).png, benign (1)_mask.png, ..."
 _CONFLICTING_LABELS = (("benign (433)", "malignant (145)"),)
 _NAME = re.compile(r"((benign|malignant|normal) \((\d+)\))(_mask(?:_\d+)?)?\.png")
@@ -313,13 +314,7 @@ def regroup(images: ImageSet, data_dir: Path | str, ssim: float) -> ImageSet:
 
 
 DATASET = DatasetEntry(
-    name="busi",
-    title="breast ultrasound images (BUSI), Al-Dhabyani et al. 2020",
-    licence=LICENCE,
-    url="https://doi.org/10.1016/j.dib.2019.104863",
-    how_to_get="download and unpack "
-    "kaggle.com/datasets/aryashah2k/breast-ultrasound-images-dataset, "
-    "then give its folder as data_dir",
+    **terms("busi"),
     layout=LAYOUT,
     load=load,
     image_files=image_files,

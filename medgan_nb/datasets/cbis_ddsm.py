@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..core.files import resolve_inside
 from ..data.dataset import ImageSet
-from ..data.files import list_folders, printable
+from ..data.files import list_folders
 from ..data.formats.dicom import load_dicom, require_pydicom
+from .catalogue import terms
 from .entry import DatasetEntry
 from .layout import layout_found
 from medgan_nb.datasets.mammography import (
@@ -34,7 +35,7 @@ from .tables import load_table
 # %% ../../nbs/235_datasets.cbis_ddsm.ipynb #e767b73e
 CLASSES = ("benign", "malignant")
 PUBLISHED_COUNTS = {"train": 2458, "test": 645}
-LICENCE = "CC BY 3.0"
+LICENCE = terms("cbis_ddsm")["licence"]
 LAYOUT = (
     "mass_case_description_train_set.csv ... and CBIS-DDSM/Mass-Training_P_00001_LEFT_CC/.../*.dcm"
 )
@@ -140,7 +141,7 @@ def _dicom_files(path: str, root: Path) -> list[Path] | None:
     for top in (root, root / "CBIS-DDSM"):
         if resolve_inside(root, top / path).is_file():
             return [top / path]
-        folder = top / path.split("/")[0]
+        folder = resolve_inside(root, top / path.split("/")[0])
         if folder.is_dir():
             return [file for file in sorted(folder.rglob("*.dcm")) if resolve_inside(root, file)]
     return None
@@ -270,13 +271,7 @@ def load(
 
 
 DATASET = DatasetEntry(
-    name="cbis_ddsm",
-    title="mammograms (CBIS-DDSM), Lee et al. 2017",
-    licence=LICENCE,
-    url="https://doi.org/10.7937/K9/TCIA.2016.7O02S9CY",
-    how_to_get="download the full mammograms (with the ROI masks for lesions) and the four tables "
-    "from the Cancer Imaging Archive (collection CBIS-DDSM), "
-    "then give the folder of the tables as data_dir",
+    **terms("cbis_ddsm"),
     layout=LAYOUT,
     load=load,
     image_files=image_files,

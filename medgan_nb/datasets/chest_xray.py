@@ -9,11 +9,12 @@ __all__ = ['CLASSES', 'PUBLISHED_COUNTS', 'LICENCE', 'LAYOUT', 'DATASET', 'detec
 import re
 from pathlib import Path
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..data.dataset import ImageSet
-from ..data.files import list_images, printable
+from ..data.files import list_images
 from ..data.leakage import merge_duplicates
 from ..data.transforms import check_preprocessing, load_preprocessed
+from .catalogue import terms
 from .entry import DatasetEntry
 from .layout import check_class_folders, find_root, layout_found
 
@@ -24,7 +25,7 @@ PUBLISHED_COUNTS = {
     "val": {"NORMAL": 8, "PNEUMONIA": 8},
     "test": {"NORMAL": 234, "PNEUMONIA": 390},
 }
-LICENCE = "CC BY 4.0"
+LICENCE = terms("chest_xray")["licence"]
 LAYOUT = "chest_xray/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg"
 
 
@@ -144,12 +145,7 @@ def load(
 
 
 DATASET = DatasetEntry(
-    name="chest_xray",
-    title="Chest X-Ray Images (Pneumonia), children, Kermany et al. 2018",
-    licence=LICENCE,
-    url="https://doi.org/10.17632/rscbjbr9sj",
-    how_to_get="download and unpack kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia, "
-    "then give its folder as data_dir",
+    **terms("chest_xray"),
     layout=LAYOUT,
     load=load,
     image_files=image_files,

@@ -8,10 +8,11 @@ __all__ = ['LAYOUT', 'DATASET', 'image_files', 'detect', 'load']
 # %% ../../nbs/250_datasets.dicom_folder.ipynb #9d9bcdc4
 from pathlib import Path
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..data.dataset import ImageSet
-from ..data.files import list_folders, list_images, printable
+from ..data.files import list_folders, list_images
 from ..data.formats.dicom import DICOM_SUFFIXES, load_dicom, require_pydicom
+from .catalogue import terms
 from .entry import DatasetEntry
 from .layout import layout_found
 from medgan_nb.datasets.mammography import (
@@ -94,11 +95,7 @@ def load(
 
 
 DATASET = DatasetEntry(
-    name="dicom_mammogram",
-    title="your own mammograms as DICOM",
-    licence="not stated",
-    how_to_get="put the images of each class into a folder of its own, "
-    "then give the folder that holds these as data_dir",
+    **terms("dicom_mammogram"),
     layout=LAYOUT,
     load=load,
     image_files=image_files,

@@ -9,11 +9,12 @@ __all__ = ['SPLITS', 'LAYOUT', 'DATASET', 'image_files', 'load']
 import re
 from pathlib import Path
 
-from ..core.errors import ConfigError, DataError
+from ..core.errors import ConfigError, DataError, printable
 from ..data.dataset import ImageSet
-from ..data.files import list_folders, list_images, printable
+from ..data.files import list_folders, list_images
 from ..data.leakage import merge_duplicates
 from ..data.transforms import check_preprocessing, load_preprocessed
+from .catalogue import terms
 from .entry import DatasetEntry
 from .tables import load_table
 
@@ -183,11 +184,7 @@ def load(
 
 
 DATASET = DatasetEntry(
-    name="folder",
-    title="your own images",
-    licence="not stated",
-    how_to_get="put the images of each class into a folder of its own, "
-    "then give the folder that holds these as data_dir",
+    **terms("folder"),
     layout=LAYOUT,
     load=load,
     image_files=image_files,

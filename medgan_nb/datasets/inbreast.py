@@ -9,10 +9,11 @@ __all__ = ['CLASSES', 'LICENCE', 'LAYOUT', 'DATASET', 'detect', 'table_files', '
 import re
 from pathlib import Path
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..data.dataset import ImageSet
-from ..data.files import list_images, printable
+from ..data.files import list_images
 from ..data.formats.dicom import DICOM_SUFFIXES, load_dicom, require_pydicom
+from .catalogue import terms
 from .entry import DatasetEntry
 from .layout import find_root, layout_found
 from medgan_nb.datasets.mammography import (
@@ -26,7 +27,7 @@ from .tables import load_table
 # %% ../../nbs/240_datasets.inbreast.ipynb #aed6bd02
 CLASSES = ("normal", "benign", "malignant")
 _PUBLISHED_COUNT = 410
-LICENCE = "by agreement with its authors; not to be passed on"
+LICENCE = terms("inbreast")["licence"]
 LAYOUT = (
     "INbreast Release 1.0/AllDICOMs/20586908_6c613a14b80a8591_MG_R_CC_ANON.dcm, ... "
     "and INbreast.csv"
@@ -145,11 +146,7 @@ def load(
 
 
 DATASET = DatasetEntry(
-    name="inbreast",
-    title="mammograms (INbreast), Moreira et al. 2012",
-    licence=LICENCE,
-    url="https://doi.org/10.1016/j.acra.2011.09.014",
-    how_to_get="ask its authors for the release, then give its folder as data_dir",
+    **terms("inbreast"),
     layout=LAYOUT,
     load=load,
     image_files=image_files,

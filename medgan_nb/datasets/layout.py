@@ -9,8 +9,8 @@ __all__ = ['find_root', 'check_class_folders', 'layout_found']
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..core.errors import DataError
-from ..data.files import list_folders, printable
+from ..core.errors import DataError, printable
+from ..data.files import list_folders
 
 # %% ../../nbs/203_datasets.layout.ipynb #9863bdcb
 def find_root(

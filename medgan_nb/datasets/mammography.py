@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..data.dataset import ImageSet
-from ..data.files import load_all, printable
+from ..data.files import load_all
 from ..data.formats.dicom import load_dicom
 from ..data.leakage import merge_duplicates
 from ..data.transforms import check_preprocessing

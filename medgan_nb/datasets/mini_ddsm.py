@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..data.dataset import ImageSet
-from ..data.files import list_folders, list_images, printable
+from ..data.files import list_folders, list_images
 from ..data.formats.images import load_image, load_mask
+from .catalogue import terms
 from .entry import DatasetEntry
 from .layout import find_root, layout_found
 from medgan_nb.datasets.mammography import (
@@ -28,7 +29,7 @@ from medgan_nb.datasets.mammography import (
 
 # %% ../../nbs/245_datasets.mini_ddsm.ipynb #569d0e92
 CLASSES = ("normal", "benign", "malignant")
-LICENCE = "as its download page states; the DDSM asks to be cited"
+LICENCE = terms("mini_ddsm")["licence"]
 LAYOUT = "MINI-DDSM-Complete-PNG-16/{Normal,Benign,Cancer}/0045/C_0045_1.RIGHT_MLO.png"
 _FOLDERS = {"Normal": 0, "Benign": 1, "Cancer": 2}
 _ROOTS = ("MINI-DDSM-Complete-PNG-16", "MINI-DDSM-Complete-JPEG-8")
@@ -158,12 +159,7 @@ def load(
 
 
 DATASET = DatasetEntry(
-    name="mini_ddsm",
-    title="mammograms, reduced (mini-DDSM), Lekamlage et al. 2020",
-    licence=LICENCE,
-    url="https://arxiv.org/abs/2010.00494",
-    how_to_get="download and unpack kaggle.com/datasets/cheddad/miniddsm2, "
-    "then give its folder as data_dir",
+    **terms("mini_ddsm"),
     layout=LAYOUT,
     load=load,
     image_files=image_files,

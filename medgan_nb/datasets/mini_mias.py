@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
+from ..core.files import read_bytes
 from ..data.dataset import ImageSet
-from ..data.files import list_images, printable, read_bytes
+from ..data.files import list_images
 from ..data.formats.images import load_image
+from .catalogue import terms
 from .entry import DatasetEntry
 from .layout import find_root, layout_found
 from medgan_nb.datasets.mammography import (
@@ -30,7 +32,7 @@ from medgan_nb.datasets.mammography import (
 # %% ../../nbs/230_datasets.mini_mias.ipynb #ff35b61b
 CLASSES = ("normal", "benign", "malignant")
 PUBLISHED_COUNTS = {"normal": 207, "benign": 63, "malignant": 52}
-LICENCE = "MIAS licence agreement: research only, to be referenced, not to be passed on"
+LICENCE = terms("mini_mias")["licence"]
 LAYOUT = "all-mias/mdb001.pgm ... mdb322.pgm and Info.txt"
 TISSUES = {"F": "fatty", "G": "fatty-glandular", "D": "dense-glandular"}
 _ABNORMALITIES = ("CALC", "CIRC", "SPIC", "MISC", "ARCH", "ASYM")
@@ -312,12 +314,7 @@ def load(
 
 
 DATASET = DatasetEntry(
-    name="mini_mias",
-    title="mammograms (mini-MIAS), Suckling et al. 1994",
-    licence=LICENCE,
-    url="http://peipa.essex.ac.uk/info/mias.html",
-    how_to_get="download and unpack all-mias.tar.gz from peipa.essex.ac.uk/info/mias.html, "
-    "then give its folder as data_dir",
+    **terms("mini_mias"),
     layout=LAYOUT,
     load=load,
     image_files=image_files,

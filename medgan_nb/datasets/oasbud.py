@@ -16,24 +16,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..core.errors import DataError
+from ..core.errors import DataError, printable
 from ..core.files import sha256_file
 from ..data.dataset import ImageSet
-from ..data.files import printable
 from ..data.formats.matlab import description, open_struct_array
 from ..data.transforms import check_preprocessing
 from ..data.transforms import equalize_histogram as equalize_image
 from ..data.ultrasound_images import Lesion, lesion_image_set
+from .catalogue import terms
 from .entry import DatasetEntry
 from .layout import layout_found
 
 # %% ../../nbs/215_datasets.oasbud.ipynb #d977a71a
 _DOI = "10.5281/zenodo.545928"
 SHA256 = "698eadeabe451d8af3b6c8e205d2a8cbc590ab1275d188614916bceb501bcd48"
-LICENCE = (
-    '"freely available for study and signal analysis" (abstract); '
-    "that of the deposit is stated at its DOI"
-)
+LICENCE = terms("oasbud")["licence"]
 N_LESIONS, N_MALIGNANT = 100, 52
 _FILE_NAME = "OASBUD.mat"
 LAYOUT = f"{_FILE_NAME}, or OASBUD/{_FILE_NAME}"
@@ -315,12 +312,7 @@ def fetch(folder: Path | str) -> Path:
 
 
 DATASET = DatasetEntry(
-    name="oasbud",
-    title="raw ultrasound echoes of breast lesions (OASBUD), Piotrzkowska-Wroblewska et al. 2017",
-    licence=LICENCE,
-    url=f"https://doi.org/{_DOI}",
-    how_to_get=f"download {_FILE_NAME} from doi.org/{_DOI}, or medgan-nb data fetch oasbud, "
-    "then give its folder as data_dir",
+    **terms("oasbud"),
     layout=LAYOUT,
     load=load,
     image_files=image_files,

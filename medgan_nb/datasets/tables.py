@@ -11,8 +11,8 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..core.errors import DataError
-from ..data.files import printable, read_bytes
+from ..core.errors import DataError, printable
+from ..core.files import read_bytes
 
 # %% ../../nbs/202_datasets.tables.ipynb #904a72d7
 _MAX_TABLE_BYTES = 16 << 20

@@ -54,7 +54,7 @@ class Probe:
 
     def logits(self, features) -> np.ndarray:
         "Log-probabilities (N, K) of features (N, d), for `scores.classification_metrics`."
-        return self.model.predict_log_proba(as_features(features))
+        return np.log(np.maximum(self.predict_proba(features), np.finfo(float).tiny))
 
 
 def fit_probe(
@@ -166,7 +166,7 @@ def _validation_losses(
 
 # %% ../../nbs/612_evaluation.probe.ipynb #63209b14
 def cached_features(
-    network: FeatureNetwork, device: str = "cpu"
+    network: FeatureNetwork, device: str = "cpu", known: dict[str, np.ndarray] | None = None
 ) -> Callable[[ImageSet], np.ndarray]:
     """A function that gives the features (N, d) of a set and computes each image once.
 
@@ -176,8 +176,11 @@ def cached_features(
         The frozen network.
     device : str
         Where it runs.
+    known : dict of str to ndarray, optional
+        Features that are there already, by the image's key (`data.leakage.pixel_keys`); new ones
+        are added to it.
     """
-    known: dict[str, np.ndarray] = {}
+    known = {} if known is None else known
 
     def features_of(images: ImageSet) -> np.ndarray:
         keys = pixel_keys(images)

@@ -9,6 +9,7 @@ __all__ = ['run_seconds', 'estimate_run', 'dry_run_report']
 import csv
 import shutil
 from pathlib import Path
+from typing import TypedDict
 
 from ..core.errors import DataError
 from ..core.files import read_json
@@ -21,16 +22,27 @@ from .study import project_root
 _MATCHED = ("preset", "model")
 
 
+class _Papermill(TypedDict):
+    duration: float | None
+
+
+class _TimedMetadata(TypedDict):
+    papermill: _Papermill
+
+
+class _TimedNotebook(TypedDict):
+    metadata: _TimedMetadata
+
+
 def run_seconds(run: Run) -> float:
     "Seconds a finished run took: training and stages, or the whole notebook if that is longer."
     log = run.log
     seconds = run.metrics["seconds"] + (log[-1]["seconds"] if log else 0.0)
     try:
-        notebook = read_json(run.folder / "executed.ipynb")
-        notebook_seconds = notebook["metadata"]["papermill"]["duration"]
-    except (DataError, KeyError, TypeError):
-        notebook_seconds = None
-    return max(seconds, notebook_seconds or 0.0)
+        notebook = read_json(run.folder / "executed.ipynb", _TimedNotebook)
+        return max(seconds, notebook["metadata"]["papermill"]["duration"] or 0.0)
+    except DataError:
+        return seconds
 
 
 def _folder_megabytes(folder: Path) -> float:

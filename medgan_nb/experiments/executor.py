@@ -14,15 +14,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from filelock import FileLock, Timeout
 
 from ..core.errors import DataError, MedganError
-from ..core.files import atomic_write, read_json
+from ..core.files import atomic_write, read_bytes, read_json
 from . import process as run_process
 from .lease import Lease
 from .redact import redact_notebook, redact_text
-from .run import is_done
+from .run import has_config, is_done
 
 # %% ../../nbs/725_experiments.executor.ipynb #d61e2344
 DONE = "done"
@@ -44,17 +45,35 @@ class RunSpec:
     def done(self) -> bool:
         "Whether configuration, numbers and a complete executed notebook are there."
         return (
-            (self.folder / "config.json").exists()
+            has_config(self.folder, self.config)
             and is_done(self.folder, self.config)
             and _is_complete_notebook(self.folder / "executed.ipynb")
         )
 
 
+class _Output(TypedDict, total=False):
+    output_type: str
+    ename: str
+    evalue: str
+    traceback: list[str]
+
+
+class _Cell(TypedDict, total=False):
+    source: str | list[str]
+    metadata: dict[str, object]
+    execution_count: int | None
+    outputs: list[_Output]
+
+
+class _Notebook(TypedDict):
+    cells: list[_Cell]
+
+
 def _is_complete_notebook(path: Path) -> bool:
     "Whether a file is a notebook that was written to its end."
     try:
-        return bool(read_json(path)["cells"])
-    except (DataError, KeyError, TypeError):
+        return bool(read_json(path, _Notebook)["cells"])
+    except DataError:
         return False
 
 # %% ../../nbs/725_experiments.executor.ipynb #f3ad2fe1
@@ -178,7 +197,7 @@ def _wait_for_orphans(folder: Path, seconds: float = 60.0) -> None:
 def _launch(spec: RunSpec, threads: int) -> subprocess.Popen:
     "Start the process of a run in the background; its output goes to run.log."
     spec.folder.mkdir(parents=True, exist_ok=True)
-    for name in ("progress.json", "failed.ipynb", "failure.txt"):
+    for name in ("progress.json", "failed.ipynb", "failure.txt", "run.log"):
         (spec.folder / name).unlink(missing_ok=True)
     task = {
         "notebook": str(spec.notebook),
@@ -215,8 +234,8 @@ def _finalize(spec: RunSpec, exit_status: int) -> str:
     folder, running = spec.folder, spec.folder / "running.ipynb"
     private_folders = [spec.params[key] for key in ("data_dir", "outputs") if spec.params.get(key)]
     complete = _is_complete_notebook(running)
-    numbers_written = is_done(folder, spec.config) and (folder / "config.json").exists()
-    text = redact_notebook(running.read_text(encoding="utf-8"), private_folders) if complete else ""
+    numbers_written = is_done(folder, spec.config) and has_config(folder, spec.config)
+    text = redact_notebook(read_bytes(running).decode(), private_folders) if complete else ""
     if exit_status == 0 and complete and numbers_written:
         atomic_write(folder / "executed.ipynb", text)
         for name in ("running.ipynb", "failed.ipynb", "failure.txt"):
@@ -231,23 +250,29 @@ def _finalize(spec: RunSpec, exit_status: int) -> str:
     return redact_text(line, private_folders)
 
 # %% ../../nbs/725_experiments.executor.ipynb #06b2202c
+_ONE_LINE_ERRORS = ("MedganError", *(error.__name__ for error in MedganError.__subclasses__()))
+
+
 def _failure_reason(folder: Path, exit_status: int) -> tuple[str, str]:
     """What ended a run: one line, and the traceback.
 
     From the notebook if a cell failed, otherwise from the output of its process.
     """
     try:
-        cells = read_json(folder / "failed.ipynb")["cells"]
+        cells = read_json(folder / "failed.ipynb", _Notebook)["cells"]
     except DataError:
         cells = []
     for cell in cells:
         for output in cell.get("outputs", []):
             if output.get("output_type") == "error":
+                traceback = _strip_ansi("\n".join(output.get("traceback", [])))
+                name, value = output.get("ename", "error"), output.get("evalue", "")
+                if name in _ONE_LINE_ERRORS:
+                    return value, traceback
                 where = f"cell In [{cell.get('execution_count')}] `{_first_line(cell)}`"
-                traceback = _strip_ansi("\n".join(output["traceback"]))
-                return f"{where}: {output['ename']}: {output['evalue']}", traceback
+                return f"{where}: {name}: {value}", traceback
     log = folder / "run.log"
-    text = _strip_ansi(log.read_text(errors="replace")).strip() if log.exists() else ""
+    text = _strip_ansi(read_bytes(log).decode(errors="replace")).strip() if log.exists() else ""
     if exit_status < 0:
         return f"its process was killed{_running_cell(cells)} (signal {-exit_status})", text
     message = _last_message(text)
@@ -261,7 +286,7 @@ def _failure_reason(folder: Path, exit_status: int) -> tuple[str, str]:
 # %% ../../nbs/725_experiments.executor.ipynb #78f4c6de
 def _first_line(cell: dict) -> str:
     "The first line of a cell's code that is not empty, shortened."
-    lines = [line for line in "".join(cell["source"]).splitlines() if line.strip()]
+    lines = [line for line in "".join(cell.get("source", "")).splitlines() if line.strip()]
     return lines[0][:60] if lines else ""
 
 

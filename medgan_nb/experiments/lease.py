@@ -20,6 +20,7 @@ import psutil
 
 from ..core.errors import DataError
 from ..core.files import digest, read_json, write_json
+from .records import LeaseContent
 
 # %% ../../nbs/705_experiments.lease.ipynb #be31bb91
 HEARTBEAT_SECONDS = 5.0
@@ -87,29 +88,33 @@ class Lease:
         Number of the lease; 0 if the run never had one.
     content : dict
         Content of the file: `owner`, `heartbeat` (a counter), `outcome`; empty if it is unreadable.
+    fault : str
+        Why the file is unreadable.
     """
 
     folder: Path
     number: int
     content: dict
+    fault: str = ""
     _renewed: float = field(default_factory=time.monotonic, repr=False)
 
     @classmethod
     def load(cls, folder: Path | str, number: int) -> "Lease":
         "A run's lease of that number, as it is now."
         lease = cls(Path(folder), number, {})
-        try:
-            content = read_json(lease.path) if number else {}
-        except DataError:
-            content = {}
-        lease.content = content if isinstance(content, dict) else {}
+        if number:
+            try:
+                lease.content = read_json(lease.path, LeaseContent)
+            except DataError as error:
+                lease.fault = str(error)
         return lease
 
     @classmethod
     def latest(cls, folder: Path | str) -> "Lease":
         "A run's latest lease, as it is now."
         names = [path.stem for path in (Path(folder) / "leases").glob("*.json")]
-        return cls.load(folder, max((int(name) for name in names if name.isdigit()), default=0))
+        numbers = [int(name) for name in names if name.isascii() and name.isdigit()]
+        return cls.load(folder, max(numbers, default=0))
 
     @classmethod
     def acquire(cls, folder: Path | str, expired: str = "") -> "Lease | None":
@@ -188,9 +193,9 @@ def _create_exclusively(path: Path, content: dict) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".new-") as folder:
             os.link(write_json(Path(folder) / path.name, content), path)
-    except FileExistsError:
-        return False
     except OSError as error:
+        if isinstance(error, FileExistsError) and path.parent.is_dir():
+            return False
         raise DataError(
             f"{path}: cannot be created ({error.strerror}); outputs must be on a file system "
             "where files can be written and hard-linked"

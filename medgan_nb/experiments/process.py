@@ -10,6 +10,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ def _execute_with_retries(notebook: str, target: str, parameters: dict) -> None:
     from papermill import PapermillExecutionError, execute_notebook
     from traitlets.config import Config
 
+    _check_loopback()
     config = Config(KernelManager={"shutdown_wait_time": SHUTDOWN_SECONDS})
     for attempt in range(1, _START_ATTEMPTS + 1):
         try:
@@ -54,6 +56,18 @@ def _execute_with_retries(notebook: str, target: str, parameters: dict) -> None:
             message = f"the kernel did not start ({reason}); attempt {attempt + 1}"
             print(message, file=sys.stderr, flush=True)
             time.sleep(random.uniform(0.5, 1.5) * attempt)
+
+
+def _check_loopback() -> None:
+    "Exit with one line where a kernel could not be reached: its start would be awaited in vain."
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+    except OSError as error:
+        sys.exit(
+            f"no connection to 127.0.0.1 ({error.strerror or error}); a notebook's kernel is "
+            "reached over the loopback interface: bring it up (ip link set lo up)"
+        )
 
 
 def _any_cell_ran(notebook: Path) -> bool:

@@ -10,11 +10,12 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
-from ..core.errors import DataError
-from ..core.files import read_json, read_jsonl
-from .executor import INTERRUPTED
+from ..core.errors import DataError, printable
+from ..core.files import read_json
+from .executor import DONE, INTERRUPTED
 from .lease import Lease, is_alive
-from .run import is_done
+from .records import Progress, read_log
+from .run import UnfinishedRunError, load_run
 
 # %% ../../nbs/750_experiments.status.ipynb #19989891
 def _progress(folder: Path) -> dict:
@@ -27,11 +28,11 @@ def _progress(folder: Path) -> dict:
         `seconds_left`.
     """
     try:
-        progress = read_json(folder / "progress.json")
-        phase = str(progress["phase"]).replace("done", "finishing its notebook")
-    except (DataError, KeyError, TypeError):
+        progress = read_json(folder / "progress.json", Progress)
+        log = read_log(folder) if "kimg" in progress else []
+    except DataError:
         return {"phase": ""}
-    log = read_jsonl(folder / "log.jsonl") if "kimg" in progress else []
+    phase = progress["phase"].replace("done", "finishing its notebook")
     if not log:
         return {"phase": phase}
     kimg, total_kimg = log[-1]["kimg"], progress["kimg"]
@@ -46,32 +47,30 @@ def _progress(folder: Path) -> dict:
     }
 
 # %% ../../nbs/750_experiments.status.ipynb #639bda03
-def run_status(folder: Path, config: dict | None = None) -> dict:
+def run_status(folder: Path) -> dict:
     """One run as a row of the status table.
 
     Parameters
     ----------
     folder : Path
         The run's folder.
-    config : dict or None
-        Its configuration; None reads config.json.
 
     Returns
     -------
     dict
         `paper`, `run`, `state`, and for an unfinished run its progress. `state` is `done`,
         `running`, `running on <host>`, `failed: <why>`, `interrupted` (it resumes when it is
-        started again) or `not started`.
+        started again), `not started`, or `unreadable: <which file, and why>`.
     """
     row = {"paper": folder.parent.name, "run": folder.name}
     lease = Lease.latest(folder)
-    if lease.is_held:
+    if lease.is_held and not lease.fault:
         here = is_alive(lease.owner)
         state = "running" if here else f"running on {lease.owner.get('host', '')}"
         return row | {"state": state} | _progress(folder)
-    if _is_done(folder, config):
-        return row | {"state": "done"}
-    if lease.outcome not in (None, INTERRUPTED):
+    if state := f"unreadable: {lease.fault}" if lease.fault else _end_state(folder):
+        return row | {"state": state.replace(f"{folder}/", "")}
+    if lease.outcome not in (None, INTERRUPTED, DONE):
         return row | {"state": f"failed: {lease.outcome}"}
     if lease.number == 0 and not (folder / "config.json").exists():
         return row | {"state": "not started"}
@@ -79,18 +78,23 @@ def run_status(folder: Path, config: dict | None = None) -> dict:
     return row | {"state": "running" if in_notebook else INTERRUPTED} | _progress(folder)
 
 # %% ../../nbs/750_experiments.status.ipynb #6392a578
-def _is_done(folder: Path, config: dict | None) -> bool:
+def _end_state(folder: Path) -> str:
+    "`done`, or `unreadable: <why>`; empty for a folder that holds no finished run."
     try:
-        return is_done(folder, config or read_json(folder / "config.json"))
-    except (DataError, KeyError, TypeError):
-        return False
+        load_run(folder)
+        return "done"
+    except UnfinishedRunError:
+        return ""
+    except DataError as error:
+        return f"unreadable: {error}"
 
 
 def _is_open_in_notebook(folder: Path) -> bool:
     "Whether a run that no sweep started is open in a notebook of this machine."
     try:
-        return bool(is_alive(read_json(folder / "progress.json").get("owner") or {}))
-    except (DataError, AttributeError):
+        progress = read_json(folder / "progress.json", Progress)
+        return bool(is_alive(progress.get("owner", {})))
+    except DataError:
         return False
 
 
@@ -124,7 +128,7 @@ def format_status(row: dict) -> str:
             f": {row['kimg']:.4g} of {row['total_kimg']:.4g} kimg, "
             f"{row['images_per_second']:.0f} images/s, {format_duration(row['seconds_left'])} left"
         )
-    return text
+    return printable(text)
 
 
 def status_html(rows: list[dict]) -> str:

@@ -105,7 +105,7 @@ class Sweep:
             if name in self.outcomes:
                 rows.append({"paper": spec.paper, "run": name, "state": self.outcomes[name]})
             else:
-                rows.append(run_status(spec.folder, spec.config))
+                rows.append(run_status(spec.folder))
         return rows
 
     def _repr_html_(self) -> str:
@@ -262,7 +262,7 @@ def _stop_if_outputs_vanished(sweep: Sweep) -> None:
 # %% ../../nbs/755_experiments.sweep.ipynb #f4be4f91
 def _log_progress(sweep: Sweep, spec: RunSpec, interval: float = 10.0) -> None:
     "Add a line if a run at work has moved on."
-    row, now = run_status(spec.folder, spec.config), time.monotonic()
+    row, now = run_status(spec.folder), time.monotonic()
     if not row["state"].startswith("running"):
         return
     phase = f"{row['state']} {row.get('phase')}"

@@ -8,17 +8,18 @@ __all__ = ['KEPT', 'published_folder', 'chosen', 'newest', 'missing', 'answers',
 # %% ../../nbs/911_report.build.ipynb #22b76a5c
 import csv
 import io
-from collections.abc import Iterable
 from pathlib import Path
 
-from ..core.files import atomic_write
-from ..experiments.run import Run, finished_runs
+from ..core.errors import MedganError, check_choice
+from ..core.files import atomic_write, read_bytes
+from ..experiments.run import Run, finished_runs, load_run
 from ..experiments.status import run_statuses
 from ..experiments.study import Study, project_root
+from .contents import Contents, usable_runs, write_contents
 from .page import Part, page
-from ..studies.common.formatting import COLUMNS, table_rows
+from ..studies.common.predictions import check_predictions
+from ..studies.common.results import check_results
 from ..studies.registry import PRESETS
-from ..viz.grid import save_figure
 
 # %% ../../nbs/911_report.build.ipynb #90a3e88b
 def _group_key(run: Run) -> tuple[str, str, str]:
@@ -42,7 +43,7 @@ def chosen(study: Study, outputs: Path, preset: str | None = None) -> tuple[list
     for folder, source in ((Path(outputs), "runs"), (published_folder(), "published")):
         groups = {}
         for run in finished_runs(folder, study.name):
-            if preset in (None, _group_key(run)[0]):
+            if _results_fault(study, run) is None and preset in (None, _group_key(run)[0]):
                 groups.setdefault(_group_key(run), []).append(run)
         if groups:
             best = max(
@@ -55,6 +56,18 @@ def chosen(study: Study, outputs: Path, preset: str | None = None) -> tuple[list
             )
             return groups[best], source
     return [], "runs"
+
+
+def _results_fault(study: Study, run: Run) -> str | None:
+    "What is wrong with the results of a run, as the state of a run; None if nothing is."
+    try:
+        check_choice(run.config["paper"], [study.name], "paper")
+        check_choice(run.config["params"]["preset"], PRESETS, "preset")
+        check_results(run)
+        check_predictions(study.name, run.folder / "predictions.json")
+    except MedganError as error:
+        return f"unreadable: {error}".replace(f"{run.folder}/", "")
+    return None
 
 
 def newest(run: Run) -> float:
@@ -85,46 +98,11 @@ def answers(study: Study, preset: str, entry: dict, run: Run) -> bool:
     )
 
 # %% ../../nbs/911_report.build.ipynb #a096f8cf
-def _write_csv(path: Path, rows: Iterable[dict]) -> None:
-    "A table with the report's columns as CSV, numbers to six digits."
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    atomic_write(path, text.getvalue())
-
-
-def _write_study(
-    study: Study, runs: list[Run], folder: Path
-) -> tuple[dict[str, list[dict]], list[Path]]:
-    """Tables as CSV and figures as PNG of one study, nothing else left in the folder; the tables,
-    and the figures' paths.
-    """
-    tables = {
-        name: table_rows(comparisons, study.labels)
-        for name, comparisons in study.tables(runs).items()
-    }
-    for name, rows in tables.items():
-        _write_csv(folder / f"{name}.csv", rows)
-    pictures = [
-        save_figure(figure, folder / f"{name}.png") for name, figure in study.figures(runs).items()
-    ]
-    for picture in sorted((shown_run(study, runs).folder / "figures").glob("*.png")):
-        pictures.append(atomic_write(folder / picture.name, picture.read_bytes()))
-    written = {*pictures, *(folder / f"{name}.csv" for name in tables)}
-    for path in [*folder.glob("*.csv"), *folder.glob("*.png")]:
-        if path not in written:
-            path.unlink()
-    return tables, sorted(set(pictures))
-
-
 def _read_tables(folder: Path) -> dict[str, list[dict]]:
     "Tables of a report as they were written, as text."
     found = {}
     for path in sorted(folder.glob("*.csv")):
-        with open(path, newline="", encoding="utf-8") as file:
-            found[path.stem] = list(csv.DictReader(file))
+        found[path.stem] = list(csv.DictReader(io.StringIO(read_bytes(path).decode())))
     return found
 
 
@@ -170,8 +148,10 @@ def publish(study: Study, outputs: Path | str, target: Path | str) -> list[Path]
         for source in [
             run.folder / name for name in KEPT if (run.folder / name).exists()
         ] + pictures:
-            made.append(atomic_write(folder / source.relative_to(run.folder), source.read_bytes()))
-    _write_study(study, runs, Path(target) / study.name / "report")
+            made.append(atomic_write(folder / source.relative_to(run.folder), read_bytes(source)))
+    report_folder = Path(target) / study.name / "report"
+    write_contents(study, runs, report_folder, shown_run(study, runs))
+    (report_folder / "contents.json").unlink()
     return made
 
 # %% ../../nbs/911_report.build.ipynb #5b4b6623
@@ -202,11 +182,40 @@ def report(
 def _part_of(study: Study, outputs: Path, preset: str | None) -> Part:
     "What the page says of one study; its files are written."
     runs, source = chosen(study, outputs, preset)
-    undone = [row for row in run_statuses(outputs, [study.name]) if row["state"] != "done"]
+    folder = outputs / "report" / study.name
+
+    def write(runs: list[Run]) -> Contents:
+        return write_contents(study, runs, folder, shown_run(study, runs))
+
+    runs, faults = usable_runs(runs, write) if runs else ([], {})
+    undone = [
+        _with_fault(study, outputs, row, faults) for row in run_statuses(outputs, [study.name])
+    ]
+    undone = [row for row in undone if row["state"] != "done"]
     published = (
         {} if source == "published" else _read_tables(published_folder() / study.name / "report")
     )
     if not runs:
         return Part(study, undone=undone, published=published)
-    tables, pictures = _write_study(study, runs, outputs / "report" / study.name)
-    return Part(study, runs, source, tables, pictures, missing(study, runs), undone, published)
+    contents = write(runs)
+    pictures = [folder / name for name in contents.pictures]
+    return Part(
+        study,
+        runs,
+        source,
+        contents.narrative,
+        contents.tables,
+        pictures,
+        missing(study, runs),
+        undone,
+        published,
+    )
+
+
+def _with_fault(study: Study, outputs: Path, row: dict, faults: dict[str, str]) -> dict:
+    "A row of `run_statuses` with what is wrong with the results of a run that is done."
+    if row["state"] != "done":
+        return row
+    run = load_run(outputs / row["paper"] / row["run"])
+    fault = _results_fault(study, run) or faults.get(run.id)
+    return row | {"state": fault} if fault else row

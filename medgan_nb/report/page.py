@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jinja2 import Environment
 
+from ..core.files import read_bytes
 from ..experiments.estimate import run_seconds
 from ..experiments.run import Run
 from ..experiments.status import format_duration, format_status
@@ -42,6 +43,8 @@ class Part:
         Those shown; none where nothing has been run and nothing is published.
     source : str
         `runs` or `published`.
+    narrative : str
+        What the runs say about the claim.
     tables : dict of list of dict
         The study's tables, rows with the report's columns.
     pictures : list of Path
@@ -57,6 +60,7 @@ class Part:
     study: Study
     runs: list[Run] = field(default_factory=list)
     source: str = "runs"
+    narrative: str = ""
     tables: dict[str, list[dict]] = field(default_factory=dict)
     pictures: list[Path] = field(default_factory=list)
     missing: list[dict] = field(default_factory=list)
@@ -147,7 +151,7 @@ stands beside it. Simulated images are never set against a paper's number.</p></
 <h2>{{ part.study.name }}: {{ part.study.title }}</h2><p class=claim>{{ part.study.claim }}</p>
 {% if not part.runs %}<p class=muted>No finished run yet:
 <code>medgan-nb reproduce {{ part.study.name }}</code>.</p>
-{% else %}<p>{{ part.study.narrative(part.runs) }}</p><p class=muted>{{ basis(part) }}</p>
+{% else %}<p>{{ part.narrative }}</p><p class=muted>{{ basis(part) }}</p>
 {% if part.missing %}<p class=partial><b>Partial.</b>
 {{ n_done(part) }} runs of this preset are done,
 and every table here is over those alone. Missing: {{ missing(part) }}.</p>{% endif %}
@@ -288,7 +292,7 @@ def page(parts: list[Part]) -> str:
         "duration": lambda run: format_duration(run_seconds(run)),
         "data_notes": _data_notes,
         "status": format_status,
-        "base64": lambda path: base64.b64encode(path.read_bytes()).decode(),
+        "base64": lambda path: base64.b64encode(read_bytes(path)).decode(),
     }
     html = environment.from_string(_TEMPLATE).render(parts=parts)
     return re.sub(r"\n+", "\n", html)

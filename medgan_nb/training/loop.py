@@ -6,7 +6,6 @@
 __all__ = ['train_step', 'Trained', 'graceful_shutdown', 'train']
 
 # %% ../../nbs/440_training.loop.ipynb #e304ce6e
-import json
 import math
 import signal
 import threading
@@ -22,13 +21,15 @@ from tqdm.auto import tqdm
 
 from ..core.device import pick_device, resolve_precision
 from ..core.errors import ConfigError
-from ..core.files import atomic_write, read_jsonl
+from ..core.files import atomic_write, json_line, read_jsonl
 from ..core.random import seed_all, stream
 from ..data.dataset import ImageSet
 from .batch import generate_batch, next_batch, reference_batch
 from .callbacks import Callback
 from medgan_nb.training.checkpoint import (
+    TrainedTree,
     check_identity,
+    check_tree,
     load_into,
     load_state,
     load_tree,
@@ -145,14 +146,14 @@ class _TrainingFiles:
         if self.checkpoint.exists():
             load_state(self.checkpoint, state, self.identity)
         rows = [row for row in read_jsonl(self.log) if row["step"] <= state.step]
-        atomic_write(self.log, "".join(json.dumps(row) + "\n" for row in rows))
+        atomic_write(self.log, "".join(map(json_line, rows)))
         return rows
 
     def append_to_log(self, row: dict) -> None:
         "Add a line to the log."
         if self.folder is not None:
             with open(self.log, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json_line(row))
 
     def save_trained(self, trained: Trained, images: ImageSet) -> None:
         """Write the weights, with the classes and the depth of the training images; the checkpoint
@@ -176,7 +177,7 @@ class _TrainingFiles:
         "A finished training, loaded into the networks of a new state; None if it is not finished."
         if self.folder is None or not self.weights.exists():
             return None
-        tree = load_tree(self.weights)
+        tree = check_tree(self.weights, load_tree(self.weights), TrainedTree)
         check_identity(self.weights, tree, self.identity)
         for key in ("G", "D"):
             load_into(getattr(state, key), tree[key], f"{self.weights} ({key})").eval()

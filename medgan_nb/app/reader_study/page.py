@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 
 from ...core.errors import DataError
+from ...core.files import read_bytes
 
 # %% ../../../nbs/931_app.reader_study.page.ipynb #a555e8b7
 _STYLE = """
@@ -298,7 +299,7 @@ def _csp_hash(text: str) -> str:
 def load_page(path: Path | str) -> dict:
     "The test inside a page; raises `DataError` if the file is none."
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_bytes(path, "the page of a reader study").decode()
         start = text.split("<script type=application/json id=test>", 1)[1]
         test = json.loads(start.split("</script>", 1)[0])
         for item in test["items"]:
@@ -307,11 +308,7 @@ def load_page(path: Path | str) -> dict:
                 raise ValueError("an item without a name or an image")
         if not str(test["test"]):
             raise ValueError("no id")
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error.strerror}); expected the page of a reader study"
-        ) from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f"{path}: holds no reader study; expected a page made by medgan-nb reader-study build"
         ) from error

@@ -20,10 +20,9 @@ import numpy as np
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
-from ...core.errors import DataError
-from ...core.files import atomic_write, read_json, write_json
+from ...core.errors import DataError, printable
+from ...core.files import atomic_write, csv_text, read_bytes, read_json, write_json
 from ...core.random import stream
-from ...data.files import printable, read_bytes
 from medgan_nb.evaluation.statistics import (
     cluster_interval,
     holm,
@@ -64,7 +63,11 @@ def load_answers(path: Path | str) -> ReaderAnswers:
     DataError
         If the file is none of these, holds more than one reader or test, or an answer is invalid.
     """
-    text = read_bytes(path).decode("utf-8", errors="replace").lstrip("\ufeff")
+    text = (
+        read_bytes(path, "a file of answers", 64 << 20)
+        .decode("utf-8", errors="replace")
+        .lstrip("\ufeff")
+    )
     sources, answers = set(), {}
     try:
         for row in _parse_rows(text):
@@ -331,15 +334,5 @@ def _format_reader(row: dict) -> str:
 
 def save_table(path: Path | str, scores: dict) -> Path:
     "The scores of the readers as CSV."
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(scores["readers"][0]), lineterminator="\n")
-    writer.writeheader()
-    for row in scores["readers"]:
-        writer.writerow({column: _escape_formula(value) for column, value in row.items()})
-    return atomic_write(path, text.getvalue())
-
-
-def _escape_formula(value):
-    "Text that begins like a formula gets an apostrophe, so that no spreadsheet runs it."
-    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return "'" + value if is_formula else value
+    readers = scores["readers"]
+    return atomic_write(path, csv_text(readers, readers[0]))

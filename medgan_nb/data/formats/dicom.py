@@ -6,21 +6,17 @@
 __all__ = ['DICOM_SUFFIXES', 'DicomImage', 'require_pydicom', 'load_dicom', 'write_dicom']
 
 # %% ../../../nbs/106_data.formats.dicom.ipynb #c11443b7
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from ...core.errors import ConfigError, DataError
-from medgan_nb.data.files import (
-    filter_warnings,
-    printable,
-    read_bytes,
-    wrap_errors,
-    wrong_content,
-)
-from .images import check_size
+from ...core.errors import ConfigError, DataError, printable
+from ...core.files import read_bytes
+from ..files import filter_warnings, wrap_errors, wrong_content
+from .images import check_scans, check_size, decoding
 
 # %% ../../../nbs/106_data.formats.dicom.ipynb #cf57caf7
 DICOM_SUFFIXES = (".dcm", ".dicom")
@@ -79,14 +75,17 @@ def load_dicom(path: Path | str) -> DicomImage:
         problem = f"is {content}" if content else "has no DICOM mark"
         raise DataError(f"{printable(path)}: {problem}; expected a DICOM file")
     with wrap_errors(path, "a whole DICOM image"), filter_warnings("ignore"):
-        _check_transfer_syntax(pydicom, pydicom.filereader.read_file_meta_info(path))
-        dataset = pydicom.dcmread(path)
+        syntax = _check_transfer_syntax(pydicom, pydicom.filereader.read_file_meta_info(path))
+        dataset = pydicom.dcmread(io.BytesIO(data))
         _check_header(dataset)
-        return _decode(dataset)
+        if "JPEG" in syntax.name and "2000" not in syntax.name:
+            check_scans(dataset.PixelData, dataset.Rows * dataset.Columns)
+        with decoding(10 * dataset.Rows * dataset.Columns):
+            return _decode(dataset)
 
 # %% ../../../nbs/106_data.formats.dicom.ipynb #a4440ed6
-def _check_transfer_syntax(pydicom, meta) -> None:
-    "Refuse a transfer syntax that is missing, deflated, unknown, or has no decoder installed."
+def _check_transfer_syntax(pydicom, meta):
+    "The transfer syntax; refused if it is missing, deflated, unknown, or no decoder is installed."
     syntax = meta.get("TransferSyntaxUID")
     if syntax is None or not pydicom.uid.UID(syntax).is_transfer_syntax:
         raise DataError(
@@ -103,6 +102,7 @@ def _check_transfer_syntax(pydicom, meta) -> None:
             f"pixels are compressed as {syntax.name}, for which no decoder is installed; "
             "run pip install pylibjpeg[all], or convert the file with gdcmconv --raw"
         )
+    return syntax
 
 
 _REQUIRED_TAGS = (

@@ -13,8 +13,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ...core.errors import DataError
-from ..files import printable, read_bytes, wrap_errors, wrong_content
+from ...core.errors import DataError, printable
+from ...core.files import read_bytes
+from ..files import wrap_errors, wrong_content
 from .matlab_v5 import FIELD_LIMIT, SIZE_LIMIT, check_fields, open_v5
 
 # %% ../../../nbs/107_data.formats.matlab.ipynb #8bfef058

@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.io
 
-from ...core.errors import DataError
-from ..files import filter_warnings, printable
+from ...core.errors import DataError, printable
+from ..files import filter_warnings
 
 # %% ../../../nbs/108_data.formats.matlab_v5.ipynb #90ee948a
 SIZE_LIMIT = 2 << 30  # bytes of a file, and of its content when inflated

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...core.files import atomic_write
+from ...core.files import atomic_write, csv_text
 from ...core.random import stream
 from ...data.dataset import ImageSet, to_pixels
 from ...data.splits import apportion
@@ -71,9 +71,10 @@ def save_pngs(folder: Path, images: ImageSet, seed: int) -> None:
     if (folder / "list.csv").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lines = ["file,class,seed,number"]
+    rows = []
     for image_id, pixels, label in zip(images.ids, images.pixels, images.labels):
         number = int(image_id.removeprefix("synthetic/"))
         Image.fromarray(pixels[0].numpy()).save(folder / f"{number:05d}.png")
-        lines.append(f"{number:05d}.png,{images.classes[label]},{seed},{number}")
-    atomic_write(folder / "list.csv", "\n".join(lines) + "\n")
+        name = f"{number:05d}.png"
+        rows.append({"file": name, "class": images.classes[label], "seed": seed, "number": number})
+    atomic_write(folder / "list.csv", csv_text(rows, ("file", "class", "seed", "number")))

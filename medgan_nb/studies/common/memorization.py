@@ -124,7 +124,7 @@ def _flagged_result(
         copy_baseline=100 * seen["share"],
         feature_network=network.name if network else None,
         note=(
-            f"nearer to one training image than to the next ones ({compared}); held-out images "
+            f"nearer to one training image than to the next ones ({compared}); real images "
             f"blurred by {flagged['sigma']:.2g} px to be as smooth; copies: flipped, shifted, "
             "blurred, noisy"
         ),

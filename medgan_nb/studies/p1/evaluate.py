@@ -39,6 +39,7 @@ from medgan_nb.studies.common.quality import (
     same_class_partners,
 )
 from ..common.results import Result, of_run
+from .callbacks import auxiliary_results
 from .study import build_recipe, classifier, train_and_test
 from ...training.checkpoint import load_tree, save_tree
 from ...training.loop import Trained, train
@@ -226,7 +227,7 @@ def _collapse_results(run: Run, trained: dict[float, Trained], n: int = 64) -> l
                 value=mean,
                 ci_low=low,
                 ci_high=high,
-                ci_method="Student's t over samples",
+                ci_method="Student's t over samples of one training",
                 n=n,
                 real_baseline=real["test"],
                 copy_baseline=real["train"],
@@ -353,10 +354,11 @@ def _speckle_results(run: Run, synthetic: ImageSet) -> list[Result]:
     baseline.
     """
     held_out, size = run.data["test"], run.settings["size"]
+    dynamic_range = run.settings["dynamic_range"]
     few = synthetic.select(np.arange(min(len(synthetic), len(held_out))))
     rows = compare_speckle(
-        envelope_from_bmode(held_out.batch().cpu()),
-        envelope_from_bmode(few.batch().cpu()),
+        envelope_from_bmode(held_out.batch().cpu(), dynamic_range),
+        envelope_from_bmode(few.batch().cpu(), dynamic_range),
         window=max(3, size // 4 // 2 * 2 + 1),
         groups=held_out.groups,
     )
@@ -392,7 +394,7 @@ def _classification_results(classified: dict) -> list[Result]:
             value=float(correct.mean()),
             ci_low=low,
             ci_high=high,
-            ci_method="Wilson",
+            ci_method="Wilson over images of one training",
             n=len(correct),
             note=classified["note"],
         )
@@ -456,4 +458,5 @@ def results(
         measured += _collapse_results(run, collapse_runs(run)) + leakage_results(leakage(run))
         progress("experiments on collapse and leakage done")
     measured += _classification_results(classified) + _segmentation_results(segmented, groups)
+    measured += auxiliary_results(run)
     return of_run(run, measured, "model")

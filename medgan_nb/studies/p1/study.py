@@ -49,6 +49,7 @@ PARAMETERS = {
     "gan_epochs": 0,
     "split": "",
     "n_critic": 0,
+    "lr": 0.0,
     "classifier": "",
     "classifier_init": "",
     "experiments": "",
@@ -67,6 +68,7 @@ OPTIONS = {
     "minibatch_stddev": False,
     "early_stopping": "off",
     "segmentation_data": "synthetic",
+    "dynamic_range": 50.0,
 }
 PARAMETERS |= OPTIONS
 
@@ -121,7 +123,7 @@ PRESETS = {
         "width_divisor": 4,
         "batch_size": 16,
         "n_critic": 5,
-        "lr": 2e-4,
+        "lr": 1e-4,
         "ticks": 20,
         "n_synthetic": 200,
         "classifier": "small_cnn",
@@ -197,7 +199,11 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     with torch.device("meta"):
         build_recipe(params["model"], settings).G()  # refuses what no network can do
     images = load_images(
-        params["dataset"], params["data_dir"], settings["size"], settings["resize_mode"]
+        params["dataset"],
+        params["data_dir"],
+        settings["size"],
+        settings["resize_mode"],
+        settings["dynamic_range"],
     )
     split_seed = params["split_seed"]
     parts = train_and_test(images, settings["split"], split_seed)
@@ -226,12 +232,16 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
 
 
 @lru_cache(maxsize=1)
-def load_images(dataset: str, data_dir: str, size: int, resize_mode: str) -> ImageSet:
+def load_images(
+    dataset: str, data_dir: str, size: int, resize_mode: str, dynamic_range: float = 50.0
+) -> ImageSet:
     """The benign and malignant images of a set at a size, with masks; the last ones asked for are
-    kept.
+    kept. The dynamic range, in dB, is that of sets with RF frames.
     """
     mode = None if dataset.startswith("simulated") else resize_mode
-    images = registry.load(dataset, data_dir or None, size=size, resize_mode=mode)
+    images = registry.load(
+        dataset, data_dir or None, size=size, resize_mode=mode, dynamic_range=dynamic_range
+    )
     names = [name.lower() for name in images.classes]
     if images.masks is None or not set(CLASSES) <= set(names):
         masks = "" if images.masks is not None else ", no masks"

@@ -16,13 +16,14 @@ import numpy as np
 
 from ...core.files import write_json
 from ...data.dataset import ImageSet
+from ...data.leakage import pixel_keys
 from ...evaluation.classification import Arm, assert_test_unseen, train_and_evaluate
 from ...evaluation.cross_validation import PAPER_CONFIG, assign_folds, fold_arm, fold_seed
 from ...evaluation.probe import cached_features, fit_probe
 from medgan_nb.evaluation.scores import (
-    classification_metrics,
     nearest_neighbor_predictions,
     probabilities,
+    probability_metrics,
 )
 from ...evaluation.statistics import cluster_interval
 from ...evaluation.training import TrainConfig, build_seeded
@@ -31,6 +32,7 @@ from ...metrics.features import FeatureNetwork, efficientnet_lite_features
 from ...metrics.fid import frechet_distance
 from ...models.classifiers import build_classifier
 from ..common.calibration import Instruments, calibrate, feature_results
+from ..common.feature_networks import image_features
 from ..common.memorization import memorization_results
 from medgan_nb.studies.common.quality import (
     HELD_OUT,
@@ -145,9 +147,19 @@ def train_config(settings: dict, n: int) -> TrainConfig:
 
 
 @lru_cache(maxsize=1)
-def probe_features(size: int, device: str) -> Callable[[ImageSet], np.ndarray]:
-    "The frozen features that probes are fitted to, of images resized to this size; each made once."
-    return cached_features(efficientnet_lite_features(size=size), device)
+def _probe_network(size: int) -> tuple[FeatureNetwork, dict[str, np.ndarray]]:
+    "The frozen network of probes, for images resized to this size, and the features known so far."
+    return efficientnet_lite_features(size=size), {}
+
+
+def probe_features(run: Run) -> Callable[[ImageSet], np.ndarray]:
+    "The frozen features (N, d) that a run's probes are fitted to; those of real images are cached."
+    network, known = _probe_network(run.settings["probe_size"])
+    images = run.data["all"]
+    keys = pixel_keys(images)
+    if not set(keys) <= set(known):
+        known.update(zip(keys, image_features(network, images)))
+    return cached_features(network, str(run.device), known)
 
 # %% ../../../nbs/848_studies.p2.evaluate.ipynb #a3cb2aee
 @dataclass(frozen=True)
@@ -238,7 +250,7 @@ def _train_one(run: Run, arm: Arm, kept_out: ImageSet, test: ImageSet, seed: int
 
 def _fit_probe(run: Run, arm: Arm, kept_out: ImageSet, test: ImageSet, seed: int) -> dict:
     "A linear probe of an arm; its strength is chosen on the real images of the arm alone."
-    features_of = probe_features(run.settings["probe_size"], str(run.device))
+    features_of = probe_features(run)
     is_real = np.isin(arm.images.ids, run.data["all"].ids)
     probe = fit_probe(
         features_of(arm.images),
@@ -279,7 +291,7 @@ def _baselines(run: Run, folds: _Folds) -> dict[str, dict]:
     train, test = folds.train, folds.test
     rows = {_NEAREST_PIXELS: lambda images: images.batch().cpu().flatten(1)}
     if run.settings["classifier"] == "probe":
-        features_of = probe_features(run.settings["probe_size"], str(run.device))
+        features_of = probe_features(run)
         rows[_NEAREST_FEATURES] = features_of
     majority = np.bincount(test.labels).argmax()
     predicted = {MAJORITY: np.full(len(test), majority)}
@@ -323,8 +335,9 @@ def _arm_results(
     "The scores of one arm."
     labels, groups = np.asarray(part["labels"]), np.asarray(part["groups"])
     p = np.asarray(outcome["probabilities"], dtype=float)  # (folds, images, classes)
+    p /= p.sum(2, keepdims=True)  # they were rounded
     correct = (p.argmax(2) == labels).mean(0)
-    folds = [classification_metrics(labels, np.log(np.clip(q, 1e-6, 1)), classes) for q in p]
+    folds = [probability_metrics(labels, q, classes) for q in p]
     shared = {
         "table": "classifier",
         "n": len(labels),
@@ -386,16 +399,18 @@ def leakage_results(run: Run) -> list[Result]:
     params, images, n_test = run.config["params"], run.data["all"], len(run.data["test"])
     ways = groupings(images, params["data_dir"] if params["dataset"] == "busi" else "")
     sizes = tuple(n for n in SIZES if n <= len(run.data["pool"])) or (len(run.data["pool"]),)
-    rows = run.cached("leakage", lambda: to_rows(nearest_neighbor_results(ways, n_test, sizes)))
-    if len(images.classes) > 1:
+    features = probe_features(run)(images) if len(images.classes) > 1 else None
+
+    def look_up():
+        rows = None if features is None else {NEAREST_FEATURES: features}
+        return to_rows(nearest_neighbor_results(ways, n_test, sizes, rows))
+
+    def fit_probes():
         n_splits = LEAKAGE_SPLITS[params["preset"]]
+        return to_rows(classifier_results(ways, n_test, sizes, features, n_splits))
 
-        def fit_probes():
-            features = probe_features(run.settings["probe_size"], str(run.device))(images)
-            nearest = nearest_neighbor_results(ways, n_test, sizes, {NEAREST_FEATURES: features})
-            fitted = classifier_results(ways, n_test, sizes, features, n_splits)
-            return to_rows(select(nearest, NEAREST_FEATURES) + fitted)
-
+    rows = run.cached("leakage", look_up)
+    if features is not None:
         rows = rows + run.cached("leakage-classifier", fit_probes)
     return [from_row(row) for row in rows]
 

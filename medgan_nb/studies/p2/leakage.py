@@ -125,13 +125,13 @@ def nearest_neighbor_results(
     sizes : tuple of int
         Numbers of training images.
     features : mapping of str to ndarray, optional
-        Metric -> a row for each image of the set (N, d); pixels if absent.
+        Metric -> a row for each image of the set (N, d), beside the pixels.
     n_splits : int
         How many splits.
     """
     images = ways[_GROUP]
-    features = features or {NEAREST: _small_pixels(images).numpy()}
-    distances = {metric: pairwise_distances(rows) for metric, rows in features.items()}
+    rows_of = {NEAREST: _small_pixels(images).numpy()} | dict(features or {})
+    distances = {metric: pairwise_distances(rows) for metric, rows in rows_of.items()}
     position = {image_id: k for k, image_id in enumerate(images.ids)}
     values: dict[tuple, list[float]] = {}
     for way, _, n, train, test in _each_split(ways, n_test, sizes, n_splits):

@@ -26,7 +26,7 @@ from ...experiments.study import Study, build_config, changed_settings, resolve
 from ...metrics.features import feature_network
 from ...models.classifiers import CLASSIFIERS as NETWORKS
 from ..common.generated import generate, save_pngs
-from . import figures, tables
+from . import figures, narrative, tables
 from .callbacks import watch
 from .leakage import train_test_split
 from ...training.loop import Trained, train
@@ -415,7 +415,7 @@ STUDY = Study(
     configure=configure,
     tables=tables.tables,
     figures=figures.figures,
-    markdown_table=tables.markdown_results,
-    narrative=tables.narrative,
+    markdown_table=narrative.markdown_results,
+    narrative=narrative.narrative,
     labels=tables.LABELS,
 )

@@ -298,6 +298,8 @@ def stability(run: Run) -> dict[str, dict]:
     recipes = {
         name: model_recipe(model, 16, **small, **options) for name, options in _LOSSES.items()
     }
+    n_critic = recipes["WGAN-GP"].n_critic
+    recipes["BCE + R1"] = replace(recipes["BCE + R1"], n_critic=n_critic)
     kimg, seed = run.settings["stability_kimg"], run.config["params"]["seed"]
     return run.cached(
         "stability",

@@ -16,7 +16,9 @@ from ...viz.charts import bar_chart
 
 # %% ../../../nbs/888_studies.p4.figures.ipynb #9dfe8419
 def _accuracy_figure(runs: list[Run]) -> Figure:
-    "Fig. 2: accuracy of each arm with its interval, beside both of the paper's pairs of numbers."
+    """Fig. 2: accuracy of each arm with the prediction interval of one run, beside both pairs of
+    numbers of the paper.
+    """
     printed = {
         (row["where"], row["model"][0]): float(row["accuracy_percent"])
         for row in paper_values("4-table-accuracy")
@@ -32,15 +34,16 @@ def _accuracy_figure(runs: list[Run]) -> Figure:
             {
                 "label": format_condition(result.condition),
                 "value": result.value,
-                "ci_low": result.ci_low,
-                "ci_high": result.ci_high,
+                "ci_low": result.pi_low,
+                "ci_high": result.pi_high,
                 "paper": printed.get(("results table", arm)),
                 "paper_alternative": printed.get(("section IV-B", arm)),
             }
         )
     test = runs[0].config["data"]["published"]["test"]
     majority = 100 * test["PNEUMONIA"] / sum(test.values())
-    return bar_chart(bars, "test accuracy (%)", reference_lines={"always pneumonia": majority})
+    label = "test accuracy (%), one more run"
+    return bar_chart(bars, label, reference_lines={"always pneumonia": majority})
 
 
 def figures(runs: list[Run]) -> dict[str, Figure]:

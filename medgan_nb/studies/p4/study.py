@@ -199,7 +199,7 @@ def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
     "Train the GAN of a run, resume it, or load it where it is trained."
     images, settings = gan_images(run), run.settings
     params = run.config["params"]
-    normals = images.of_class(MINORITY)
+    normals, held_out = (part.of_class(MINORITY) for part in (images, run.data["test"]))
     points = settings["trajectory_points"]
     kimg = settings["gan_epochs"] * len(images) / 1000
     run.write_progress("training the GAN", kimg=kimg)
@@ -211,7 +211,7 @@ def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
         folder=run.folder,
         device=run.device,
         precision=settings["precision"],
-        hooks=[*hooks, watch_quality(run.folder, normals, params["seed"], points)],
+        hooks=[*hooks, watch_quality(run.folder, normals, held_out, params["seed"], points)],
     )
 
 # %% ../../../nbs/880_studies.p4.study.ipynb #273b8c64

@@ -40,22 +40,24 @@ _N_IMAGES, _N_PAIRS = 100, 300
 _METRICS = {"FD": -1, "mean pairwise SSIM": 1}  # the sign of the change the paper claims
 
 
-def watch_quality(folder: Path, normals: ImageSet, seed: int, points: int) -> Callable:
+def watch_quality(
+    folder: Path, normals: ImageSet, held_out: ImageSet, seed: int, points: int
+) -> Callable:
     """A hook for `train`: distance to training normals and SSIM at so many points of a training.
 
     Parameters
     ----------
     folder : Path
         Of the run; lines go to `trajectory.jsonl`.
-    normals : ImageSet
-        The training normals.
+    normals, held_out : ImageSet
+        The training normals, and those of other children.
     seed : int
         Of the samples, and of the training normals that are compared.
     points : int
         How many times to look; the last step is one of them.
     """
-    n = min(_N_IMAGES, len(normals) // 2)
-    measure = cache(lambda: _measurement(normals, n, seed))  # not before the first point
+    n = _matched_count(normals, held_out)
+    measure = cache(lambda: _measurement(normals, held_out, n, seed))  # not before the first point
     label = torch.full((n,), normals.classes.index("NORMAL"))
 
     def hook(state, log) -> None:
@@ -65,26 +67,38 @@ def watch_quality(folder: Path, normals: ImageSet, seed: int, points: int) -> Ca
     return hook
 
 
+def _matched_count(normals: ImageSet, held_out: ImageSet) -> int:
+    "How many images of each kind are compared."
+    return min(_N_IMAGES, len(normals) // 2, len(held_out))
+
+
 def _measurement(
-    normals: ImageSet, n: int, seed: int
+    normals: ImageSet, held_out: ImageSet, n: int, seed: int
 ) -> Callable[[torch.Tensor], dict[str, float]]:
-    "What is measured of n generated images, with what n other real images score."
+    "What is measured of n generated images; with it, what n real images score."
     network = feature_network(_NETWORK)
-    order = torch.randperm(len(normals), generator=stream(seed, "trajectory"))[: 2 * n].numpy()
+    order, other = (
+        torch.randperm(len(part), generator=stream(seed, "trajectory")).numpy()
+        for part in (normals, held_out)
+    )
     real = image_features(network, normals.select(order[:n]))
 
     def scores(images: torch.Tensor) -> dict[str, float]:
         distance = frechet_distance(real, network(images))
         return dict(zip(_METRICS, (distance, mean_pairwise_ssim(images, _N_PAIRS, seed))))
 
-    baseline = scores(normals.select(order[n:]).batch().cpu())
-    named = {f"{name} of real images": value for name, value in baseline.items()}
-    return lambda images: scores(images) | named
+    parts = {"training": normals.select(order[n : 2 * n]), "held-out": held_out.select(other[:n])}
+    baselines = {
+        f"{metric} of {name} images": value
+        for name, part in parts.items()
+        for metric, value in scores(part.batch().cpu()).items()
+    }
+    return lambda images: scores(images) | baselines
 
 # %% ../../../nbs/883_studies.p4.trajectory.ipynb #88bdda72
 def trajectory_results(run: Run) -> list[Result]:
     "Distance and SSIM at each point of the training of a run's GAN."
-    normals = run.data["train"].of_class("NORMAL")
+    normals, held_out = (run.data[part].of_class("NORMAL") for part in ("train", "test"))
     epochs_per_kimg = 1000 / len(
         run.data["train"] if run.config["params"]["model"] == "cgan" else normals
     )
@@ -95,8 +109,9 @@ def trajectory_results(run: Run) -> list[Result]:
             condition={"epoch": round(row["kimg"] * epochs_per_kimg)},
             reference_split="train" if metric == "FD" else "",
             value=row[metric],
-            n=min(_N_IMAGES, len(normals) // 2),
-            real_baseline=row[f"{metric} of real images"],
+            n=_matched_count(normals, held_out),
+            real_baseline=row[f"{metric} of held-out images"],
+            copy_baseline=row[f"{metric} of training images"],
             feature_network=_NETWORK if metric == "FD" else None,
         )
         for row in read_jsonl(run.folder / TRAJECTORY_FILE)
@@ -149,7 +164,11 @@ def trajectory_figure(run: Run) -> Figure:
     panels = {
         (f"FD({_NETWORK})" if metric == "FD" else metric): {
             "synthetic": (kimg, [row[metric] for row in rows]),
-            "real": (kimg, [row[f"{metric} of real images"] for row in rows]),
+            "held-out": (kimg, [row[f"{metric} of held-out images"] for row in rows]),
+            "other training images": (
+                kimg,
+                [row[f"{metric} of training images"] for row in rows],
+            ),
         }
         for metric in _METRICS
     }
