@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'main', 'reproduce', 'sweep', 'report_command', 'status', 'data_list', 'data_check', 'data_fetch', 'data_audit',
-           'reader_study_build', 'reader_study_score', 'generate_command', 'share_command', 'doctor']
+           'reader_study_build', 'reader_study_score', 'trial_command', 'generate_command', 'share_command', 'doctor']
 
 # %% ../nbs/990_cli.ipynb #82eee782
 import os
@@ -243,7 +243,7 @@ def status(
     if watch:
         check_range(watch, 0.1, 86400, "--watch")
     while True:
-        for row in run_statuses(outputs_folder(outputs), PAPERS):
+        for row in run_statuses(outputs_folder(outputs), (*PAPERS, "trial")):
             print(f"{row['paper']} {row['run']}: {format_status(row)}", flush=True)
         if not watch:
             return
@@ -407,6 +407,49 @@ def reader_study_score(
     print(format_scores(scores))
     if out:
         print(save_table(out, scores))
+
+# %% ../nbs/990_cli.ipynb #7345a02e
+@app.command("trial")
+def trial_command(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with a folder of images for each class; empty: simulated ones."
+        ),
+    ] = "",
+    hours: Annotated[float, typer.Option(help="Time it may take.")] = 1.0,
+    task: Annotated[
+        str,
+        typer.Option(help="classify or generate; empty: classify where there are two classes."),
+    ] = "",
+    group_by: _GroupBy = "",
+    resize_mode: Annotated[
+        str, typer.Option(help="crop, stretch or pad; empty: what suits the images.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the first training.")] = 0,
+    outputs: _Outputs = "",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    "Will synthetic images help, on your images? Ends in one page; an interrupted trial goes on."
+    from medgan_nb.app.trial import run_trial
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    given = {
+        "folder": str(Path(folder).resolve()) if folder else "",
+        "hours": hours,
+        "task": task,
+        "group_by": group_by,
+        "resize_mode": resize_mode,
+        "seed": seed,
+        "outputs": outputs,
+        "device": device,
+    }
+    try:
+        page = run_trial(given, lambda line: print(line, flush=True))
+    except KeyboardInterrupt as stopped:
+        print(f"medgan-nb: {stopped or 'stopped'}; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(f"Open {page}")
 
 # %% ../nbs/990_cli.ipynb #11a4c8f5
 _RunOrShare = Annotated[

@@ -302,8 +302,8 @@ def with_data(run: Run, data_dir: Path | str = "") -> Run:
     """
     if run.data:
         return run
-    known = {**STUDIES, "trial": TRIAL}
-    study = check_choice(run.config["paper"], known, "paper of this run")
+    paper = run.config["paper"]
+    study = TRIAL if paper == "trial" else check_choice(paper, STUDIES, "paper of this run")
     expected = run.config["data"]
     if not expected["simulated"] and not str(data_dir):
         raise ConfigError(

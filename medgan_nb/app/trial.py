@@ -115,6 +115,7 @@ def _config(params: dict, data: TrialData, plan: Plan, precision: str) -> dict:
     images = data.images
     settings = {key: params[key] for key in ("hours", "group_by", "resize_mode", "seed")}
     settings |= {"task": data.task, "precision": precision} | plan.to_dict()
+    settings["notes"] = "; ".join(plan.notes)
     return {
         "paper": "trial",
         "variant": {},

@@ -182,12 +182,12 @@ def class_size_check(train: ImageSet) -> Check:
     present = [name for name, n in train.counts().items() if n]
     patients = {name: len(set(train.of_class(name).groups)) for name in present}
     smallest = min(patients, key=patients.get)
-    counts = ", ".join(f"{name} {train.counts()[name]} of {patients[name]}" for name in present)
+    counts = ", ".join(f"{k} {train.counts()[k]} of {patients[k]} patients" for k in present)
     return Check(
         "patients in the smallest class",
         patients[smallest] >= _MIN_PATIENTS,
-        f"images and patients by class: {counts}; the smallest class, {smallest}, has "
-        f"{patients[smallest]} patients, {_MIN_PATIENTS} or more are expected",
+        f"images by class: {counts}; the smallest class, {smallest}, has {patients[smallest]} "
+        f"patients, {_MIN_PATIENTS} or more are expected",
         float(patients[smallest]),
         limit=float(_MIN_PATIENTS),
     )
@@ -205,12 +205,12 @@ def overlay_check(train: ImageSet) -> Check:
     "How many training images seem to hold burnt-in letters or marks; it warns and stops nothing."
     marked = has_overlay(train.batch().cpu().numpy())
     low, high = wilson_interval(int(marked.sum()), len(marked))
+    advice = "; look at them, and crop such marks off before training" if marked.any() else ""
     return Check(
         "burnt-in letters or marks",
         not marked.any(),
         f"{int(marked.sum())} of {len(marked)} training images ({low:.1%} to {high:.1%}) hold "
-        "nearly white strokes on a dark ground, as letters, callipers and labels are; look at the "
-        "images and crop them off before training",
+        f"nearly white strokes on a dark ground, as letters, callipers and labels are{advice}",
         float(marked.mean()),
         low,
         high,
