@@ -66,7 +66,7 @@ def test_the_installed_package_is_the_one_that_runs(installed, tmp_path):
     said = call(installed / "python", "-c", "; ".join(lines), cwd=tmp_path).split()
     package, papers = (Path(path) for path in said)
     assert installed.parent in package.parents and papers == package.parent / "papers"
-    assert (papers / "trial.ipynb").is_file() and (papers / "reference" / "p4.csv").is_file()
+    assert (papers / "trial.ipynb").is_file() and (papers / "reference" / "4-claims.csv").is_file()
 
 
 def test_reproduce_in_any_folder(installed, tmp_path):

@@ -51,7 +51,7 @@ class Check:
     gate: bool = True
 
 # %% ../../nbs/640_evaluation.privacy.ipynb #538964b0
-_FLAGGED_LIMIT = 0.10
+_FLAGGED_LIMIT = 0.15
 _MIN_HELD_OUT = 19
 
 

@@ -21,7 +21,7 @@ from medgan_nb.evaluation.statistics import (
     two_way_variance,
 )
 from ...evaluation.variance import minimal_detectable_effect
-from .evaluate import ARM_TITLES, ARMS, COPIES, REAL, SYNTHETIC
+from .evaluate import ARM_TITLES, ARMS, CONTROLS, REAL, SYNTHETIC
 
 # %% ../../../nbs/876_studies.trial.decision.ipynb #a6763064
 TARGET = 0.02
@@ -148,16 +148,17 @@ def decide(
             f"chance is {100 / n_classes:.0f} %: it has learned too little for anything to be added"
         )
     best = max(synthetic, key=lambda effect: effect.difference)
-    text = f"balanced accuracy {_points(best)} with {best.title}"
-    text += f"; {by_arm[COPIES].title} {_points(by_arm[COPIES])}; real alone {_percent(real)}"
+    control = max((by_arm[arm] for arm in CONTROLS), key=lambda effect: effect.difference)
+    text = f"balanced accuracy {_points(best)} with {best.title}; without any GAN, "
+    text += f"{control.title} {_points(control)}; real images alone {_percent(real)}"
     if trainings < MIN_TRAININGS:
         return SINGLE, f"{text}. One training says nothing about the next: allow more hours"
     adjusted = holm([effect.p_value for effect in synthetic])
     signs = [np.sign(effect.difference) for effect, p in zip(synthetic, adjusted) if p < _LEVEL]
     if 1 in signs and -1 not in signs:
-        than_copies = best.difference_low > by_arm[COPIES].difference
-        beats = "more" if than_copies else "not shown to be more"
-        return HELPS, f"{text}; that is {beats} than oversampling gains"
+        is_more = best.difference_low > control.difference
+        beats = "more" if is_more else "not shown to be more"
+        return HELPS, f"{text}; that is {beats} than {control.title} gains, which costs nothing"
     if -1 in signs and 1 not in signs:
         return HARMS, text
     return NO_EVIDENCE, f"{text}; {power_sentence(best, n_patients)}"

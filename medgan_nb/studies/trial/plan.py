@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['PROJECTED', 'ADA', 'JUDGE', 'PROBE_SIZE', 'TRAININGS', 'trial_recipe', 'seconds_per_image', 'seconds_per_feature',
-           'Plan', 'measuring_seconds', 'fill_hours', 'measure_and_plan', 'TimeLimit']
+           'fit_seconds', 'Plan', 'Speed', 'measuring_seconds', 'fill_hours', 'measure_and_plan', 'TimeLimit']
 
 # %% ../../../nbs/872_studies.trial.plan.ipynb #a43c98e3
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import torch
 
 from ...core.device import pick_device
 from ...core.errors import WeightsError
 from ...data.dataset import ImageSet
+from ...evaluation.probe import fit_probe
 from ...metrics.features import FeatureNetwork, efficientnet_lite_features
 from ...training.callbacks import Callback
 from ...training.loop import train_step
@@ -69,12 +71,22 @@ def seconds_per_feature(network: FeatureNetwork, images: ImageSet, device: str) 
     network(x, device=device)
     return (time.monotonic() - start) / len(x)
 
+# %% ../../../nbs/872_studies.trial.plan.ipynb #90cd1676
+def fit_seconds(n_classes: int) -> float:
+    "Time of one fit of a probe to 300 images of random features."
+    rng = np.random.default_rng(0)
+    labels = np.arange(_FIT_ROWS) % n_classes
+    start = time.monotonic()
+    fit_probe(rng.normal(size=(_FIT_ROWS, 1280)) + 0.05 * labels[:, None], labels)
+    return time.monotonic() - start
+
 # %% ../../../nbs/872_studies.trial.plan.ipynb #ad508901
 TRAININGS = 3
 _LEAST_KIMG = {128: 40.0, 64: 5.0, 32: 2.0}
 _MOST_KIMG = 200.0
 _OTHER_SECONDS = 45.0
-_FITS, _FIT_SECONDS = 6, 3e-3  # fits of a training; seconds for each image of it
+_FIT_ROWS, _FIT_POWER = 300, 1.8  # a fit of so many images is timed; time grows so with images
+_ARM_SIZES = (1, 1, 2, 2, 2, 3)  # images of the arms, as multiples of the real ones
 _MEASURED = (280, 150, 80, 40, 20)
 _MEASURE_SHARE = 0.3
 
@@ -133,27 +145,40 @@ class Plan:
         ]
 
 
-def measuring_seconds(
-    n: int, n_train: int, n_test: int, trainings: int, judge: float, probe: float, classify: bool
-) -> float:
-    "Estimated time of everything but the trainings; judge and probe are seconds for an image."
-    card = (9 * n + 2 * n) * judge
-    quality = trainings * n * judge
-    if not classify:
-        return card + quality + _OTHER_SECONDS
-    features = (n_train * (2 + 3 * trainings) + n_test) * probe
-    fits = trainings * _FITS * _FIT_SECONDS * 2 * n_train
-    return card + quality + features + fits + _OTHER_SECONDS
+@dataclass(frozen=True)
+class Speed:
+    """What was measured of a machine, in seconds.
+
+    Attributes
+    ----------
+    training : dict of float
+        Training time of an image, by size in px.
+    judge, probe : float
+        Features of an image, of the network that measures distances and of the classifiers'.
+    fit : float
+        A fit of a classifier to 300 images; 0 where none is trained.
+    """
+
+    training: dict[int, float]
+    judge: float
+    probe: float = 0.0
+    fit: float = 0.0
+
+
+def measuring_seconds(speed: Speed, n: int, n_train: int, n_test: int, trainings: int) -> float:
+    "Estimated time of everything but the trainings, with n images on each side of a distance."
+    card = (9 * n + 2 * n) * speed.judge
+    quality = trainings * n * speed.judge
+    features = (n_train * (1 + 3 * trainings) + n_test) * speed.probe
+    sizes = [(m * n_train / _FIT_ROWS) ** _FIT_POWER for m in _ARM_SIZES]
+    return card + quality + features + trainings * speed.fit * sum(sizes) + _OTHER_SECONDS
 
 
 def fill_hours(
     seconds: float,
-    image_seconds: dict[int, float],
-    judge: float,
-    probe: float,
+    speed: Speed,
     n_train: int,
     n_test: int,
-    classify: bool,
     model: str = PROJECTED,
     notes: tuple[str, ...] = (),
 ) -> Plan:
@@ -163,23 +188,20 @@ def fill_hours(
     ----------
     seconds : float
         Time that is left.
-    image_seconds : dict of float
-        Training time of an image, by size in px.
-    judge, probe : float
-        Seconds for an image's features, of the network that measures and of the probe's.
+    speed : Speed
+        Of this machine.
     n_train, n_test : int
         Training and held-out images.
-    classify : bool
-        Whether classifiers are trained.
     model, notes
         As in `Plan`.
     """
+    image_seconds = speed.training
     limit = min(n_train, n_test)
     counts = [n for n in _MEASURED if n < limit] or [limit]
     counts = [min(limit, _MEASURED[0]), *counts]
 
     def measuring(n: int, trainings: int) -> float:
-        return measuring_seconds(n, n_train, n_test, trainings, judge, probe, classify)
+        return measuring_seconds(speed, n, n_train, n_test, trainings)
 
     affordable = [n for n in counts if measuring(n, TRAININGS) <= _MEASURE_SHARE * seconds]
     n = affordable[0] if affordable else counts[-1]
@@ -191,6 +213,7 @@ def fill_hours(
             each = kimg * 1000 * image_seconds[size]
             return Plan(model, size, TRAININGS, round(kimg, 2), each, n, seconds, notes)
     size = min(image_seconds)
+    for_training = max(seconds - measuring(n, 1), 0.3 * seconds)
     kimg = for_training / image_seconds[size] / 1000
     return Plan(model, size, 1, max(round(kimg, 2), 0.05), for_training, n, seconds, notes)
 
@@ -220,17 +243,15 @@ def measure_and_plan(
         recipe = trial_recipe(model, size, len(images.classes))
         part = _resized(images, size)
         image_seconds[size] = seconds_per_image(recipe, part, device, precision)
-    judge, probe = (
-        seconds_per_feature(network, images, device)
-        for network in (
-            efficientnet_lite_features(JUDGE),
-            efficientnet_lite_features(size=PROBE_SIZE),
-        )
+    speed = Speed(
+        image_seconds, seconds_per_feature(efficientnet_lite_features(JUDGE), images, device)
     )
+    if classify:
+        network = efficientnet_lite_features(size=PROBE_SIZE)
+        probe = seconds_per_feature(network, images, device)
+        speed = replace(speed, probe=probe, fit=fit_seconds(len(images.classes)))
     notes = tuple(filter(None, [note]))
-    return fill_hours(
-        seconds, image_seconds, judge, probe, len(images), n_test, classify, model, notes
-    )
+    return fill_hours(seconds, speed, len(images), n_test, model, notes)
 
 
 def _resized(images: ImageSet, size: int) -> ImageSet:

@@ -142,7 +142,8 @@ def load_trial(params: dict, size: int = _AUDIT_SIZE) -> TrialData:
         f"split by patient: {len(parts['train'])} images of {len(set(parts['train'].groups))} to "
         f"train on, {len(parts['test'])} of {len(set(parts['test'].groups))} held out",
     )
-    warnings = [*images.notes, *filter(None, [task_note]), *_warnings(images, parts)]
+    notes = () if images.simulated else images.notes
+    warnings = [*notes, *filter(None, [task_note]), *_warnings(images, parts)]
     warnings += [f"near-duplicates under two classes: {', '.join(ids)}" for ids in conflicts[:5]]
     return TrialData(images, parts["train"], parts["test"], task, facts, tuple(warnings))
 
