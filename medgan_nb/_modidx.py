@@ -269,6 +269,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                                                  'medgan_nb/app/trial.py'),
                                      'medgan_nb.app.trial._methods': ('app.trial.html#_methods', 'medgan_nb/app/trial.py'),
                                      'medgan_nb.app.trial._next_steps': ('app.trial.html#_next_steps', 'medgan_nb/app/trial.py'),
+                                     'medgan_nb.app.trial._plan_once': ('app.trial.html#_plan_once', 'medgan_nb/app/trial.py'),
                                      'medgan_nb.app.trial._privacy': ('app.trial.html#_privacy', 'medgan_nb/app/trial.py'),
                                      'medgan_nb.app.trial._quality_row': ('app.trial.html#_quality_row', 'medgan_nb/app/trial.py'),
                                      'medgan_nb.app.trial.open_trial': ('app.trial.html#open_trial', 'medgan_nb/app/trial.py'),

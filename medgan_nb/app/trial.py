@@ -12,9 +12,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 import medgan_nb
 from ..core.device import pick_device, resolve_precision
+from ..core.errors import ConfigError, DataError
 from ..core.files import atomic_write, digest, read_json, write_json
 from ..evaluation.privacy import privacy_checks
 from ..experiments.run import Run, open_run
@@ -90,17 +92,16 @@ def open_trial(given: dict, say: Callable[[str], None] = print) -> Trial:
     outputs = outputs_folder(params["outputs"])
     asked = {key: params[key] for key in ("hours", "task", "group_by", "resize_mode", "seed")}
     key = digest([data.images.fingerprint, asked, device])[:12]
-    path = outputs / "trial" / f"plan-{key}.json"
-    if not path.exists():
+    seconds = 3600 * params["hours"] - (time.monotonic() - started)
+
+    def measure() -> Plan:
         say("measuring this machine")
-        seconds = 3600 * params["hours"] - (time.monotonic() - started)
         is_classify = data.task == "classify"
-        plan = measure_and_plan(
+        return measure_and_plan(
             data.train, len(data.test), is_classify, max(seconds, 30.0), device, precision
         )
-        write_json(path, plan.to_dict())
-    stored = read_json(path)
-    plan = Plan(**stored | {"notes": tuple(stored["notes"])})
+
+    plan = _plan_once(outputs / "trial" / f"plan-{key}.json", measure)
     for line in plan.lines():
         say(f"plan: {line}")
     if plan.size != data.images.pixels_store.shape[-1]:
@@ -108,6 +109,25 @@ def open_trial(given: dict, say: Callable[[str], None] = print) -> Trial:
     config = _config(params, data, plan, precision)
     parts = {"all": data.images, "pool": data.train, "train": data.train, "test": data.test}
     return Trial(params, data, plan, open_run(outputs, config, parts, device), started)
+
+
+def _plan_once(path: Path, measure: Callable[[], Plan]) -> Plan:
+    "The plan of a file, or a new one that is kept there; one process at a time makes it."
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock"), timeout=0):
+            if not path.exists():
+                write_json(path, measure().to_dict())
+    except Timeout:
+        raise ConfigError(
+            f"{path.stem}: another process plans the same trial; wait for it"
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"{path.parent}: cannot be created ({error.strerror}); choose another outputs folder"
+        ) from error
+    stored = read_json(path)
+    return Plan(**stored | {"notes": tuple(stored["notes"])})
 
 
 def _config(params: dict, data: TrialData, plan: Plan, precision: str) -> dict:

@@ -139,7 +139,7 @@ def _is_own(entry: DatasetEntry) -> bool:
 
 
 def own_near_duplicates(images: ImageSet) -> list[np.ndarray]:
-    """Groups of near-duplicates in images of any kind, those of two classes first: positions of each.
+    """Positions of each group of near-duplicates in images of any kind, two classes first.
 
     Parameters
     ----------
