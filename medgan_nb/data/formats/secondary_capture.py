@@ -24,6 +24,7 @@ _EMPTY = (
     "StudyTime",
     "AccessionNumber",
     "ReferringPhysicianName",
+    "Laterality",
     "PatientOrientation",
 )
 
