@@ -27,7 +27,7 @@ from medgan_nb.experiments.run import finished_runs, start_run
 from medgan_nb.metrics.features import efficientnet_lite_features
 from medgan_nb.models import classifiers
 from medgan_nb.studies.common.results import from_row, results_of, select, to_rows
-from medgan_nb.studies.p2 import evaluate, leakage, study, tables
+from medgan_nb.studies.p2 import evaluate, leakage, narrative, study, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = str(Path(sys.executable).parent / "medgan-nb")
@@ -175,7 +175,7 @@ def test_a_folder_of_one_class_runs_without_a_classifier(tmp_path):
     )
     assert all(part["arms"] == {} for part in finished(run).values())
     assert tables.main_network(results_of([run], "quality")) == "efficientnet_lite0"
-    assert tables.tables([run])["table2_classification"] == [] and tables.narrative([run])
+    assert tables.tables([run])["table2_classification"] == [] and narrative.narrative([run])
 
 
 def own_folder(root, classes, n, per_group=1):
@@ -292,7 +292,7 @@ def test_weights_put_by_hand_are_checked_by_hash_and_used(tmp_path, monkeypatch)
         ("stylegan2_config", "big", "paper256"),
         ("size", 48, "48"),
         ("resize_mode", "squash", "stretch"),
-        ("seed", -1, "4294967295"),
+        ("seed", -1, "4 294 967 295"),
         ("gan_kimg", -1.0, "gan_kimg is -1.0"),
         ("gan_kimg", float("nan"), "gan_kimg is nan"),
         ("classifier_epochs", -3, "classifier_epochs"),

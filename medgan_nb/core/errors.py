@@ -20,12 +20,13 @@ class MedganError(Exception):
     Parameters
     ----------
     message : str
-        What was found, what was expected and what to do; line breaks become spaces, and
-        characters that do not print are escaped.
+        What was found, what was expected and what to do; line breaks become spaces,
+        characters that do not print are escaped, and of more than 1,500 the middle is left out.
     """
 
     def __init__(self, message: str):
-        super().__init__(printable(" ".join(str(message).split())))
+        text = printable(" ".join(str(message).split()))
+        super().__init__(text if len(text) <= 1500 else f"{text[:1000]} ... {text[-400:]}")
 
 
 class ConfigError(MedganError):

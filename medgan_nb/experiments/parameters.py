@@ -22,6 +22,8 @@ BOUNDS: dict[str, tuple[float, float, str]] = {
     "gan_kimg": (0, 10**6, f"length of GAN training in thousands of images; {_PRESET}"),
     "classifier_epochs": (0, 10**5, f"epochs of the classifiers; {_PRESET}"),
     "n_critic": (0, 100, f"critic updates for one of the generator; {_PRESET}"),
+    "lr": (0, 1, "learning rate of both networks; 0: the recipe's"),
+    "dynamic_range": (1, 200, "dynamic range of the B-mode images in dB"),
     "lambda_pixel": (0, 10**6, "weight of the pixel loss"),
     "lambda_pearson": (0, 10**6, "weight of the correlation loss"),
 }

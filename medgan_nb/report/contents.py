@@ -111,7 +111,11 @@ def _inputs_digest(study: Study, runs: list[Run]) -> str:
 
 
 def _file_identity(path: Path) -> tuple[str, int, int]:
-    info = path.lstat()
+    "What changes when a file does; of one that vanished meanwhile, that it did."
+    try:
+        info = path.lstat()
+    except FileNotFoundError:
+        return str(path.absolute()), -1, 0
     return str(path.absolute()), info.st_size, info.st_mtime_ns
 
 
