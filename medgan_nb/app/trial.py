@@ -345,11 +345,12 @@ def _methods(trial: Trial) -> str:
     gan = "projected GAN [1] with a StyleGAN2 generator [2] and differentiable augmentation [4]"
     if plan.model != PROJECTED:
         gan = "StyleGAN2 [2] with adaptive discriminator augmentation [3]"
+    often = f"{plan.trainings} times, with different seeds," if plan.trainings > 1 else "once"
     text = (
         f"{len(data.images)} images of {len(set(data.images.groups))} patients were split by "
         f"patient into {len(data.train)} training and {len(data.test)} held-out images, "
-        f"near-duplicates kept on one side. A {gan} was trained {plan.trainings} times, with "
-        f"different seeds, on the training images at {plan.size} x {plan.size} px, on up to "
+        f"near-duplicates kept on one side. A {gan} was trained {often} "
+        f"on the training images at {plan.size} x {plan.size} px, on up to "
         f"{plan.kimg:.3g} thousand images each. Fréchet distances [6] between twice "
         f"{plan.n_measured} images were measured in the features of EfficientNet-Lite2 [5], which "
         "took no part in the training, beside those of other real images and of copies."

@@ -43,18 +43,19 @@ class Finding:
 def check(data_dir: Path | str, group_by: str = "") -> list[Finding]:
     """Load every image below a folder and list what is wrong; without a `fault` the copy is good.
 
-    The folder is checked as each published set it looks like, or else as a folder of classes.
+    The folder is checked as each published set it looks like, or else as a folder of classes; with
+    `group_by` or a groups.csv in it always as that.
 
     Parameters
     ----------
     data_dir : Path or str
         The folder.
     group_by : str
-        Where file names hold the patient: see `datasets.folder.load`. The folder is then one of
-        classes, whatever else it looks like.
+        Where file names hold the patient: see `datasets.folder.load`.
     """
     data_dir = Path(data_dir).expanduser()
-    detected = [entry for entry in DATASETS.values() if not group_by and entry.detect(data_dir)]
+    is_own = bool(group_by) or (data_dir / "groups.csv").exists()
+    detected = [entry for entry in DATASETS.values() if not is_own and entry.detect(data_dir)]
     entries = detected or [DATASETS["folder"]]
     return [finding for entry in entries for finding in check_dataset(entry, data_dir, group_by)]
 

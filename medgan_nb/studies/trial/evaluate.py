@@ -98,7 +98,7 @@ ARMS = (REAL, *CONTROLS, *SYNTHETIC)
 ARM_TITLES = {
     REAL: "real images only",
     WEIGHTS: "class weights",
-    COPIES: "oversampling",
+    COPIES: "oversampling of all classes alike",
     CLASSIC: "flips and rotations",
     SYNTHETIC[0]: "+ 100 % synthetic",
     SYNTHETIC[1]: "+ 200 % synthetic",
