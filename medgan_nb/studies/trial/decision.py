@@ -41,7 +41,7 @@ class ArmEffect:
     difference, difference_low, difference_high, p_value : float or None
         Against real images alone; None for these themselves.
     mde : float or None
-        Minimal detectable effect of the difference.
+        Minimal detectable effect of the difference; None where no image is classified differently.
     patients_needed : int or None
         Patients in all with which a difference of two points would be seen; None where no number
         of patients suffices.
@@ -96,11 +96,12 @@ def _with_difference(
         "difference_low": estimate.ci_low,
         "difference_high": estimate.ci_high,
         "p_value": estimate.p_value,
-        "mde": minimal_detectable_effect(estimate.standard_error, estimate.df),
-        "patients_needed": _patients_needed(
-            tables[effect.arm] - tables[REAL], groups, n_patients, estimate
-        ),
     }
+    if estimate.standard_error > 0:
+        differences = tables[effect.arm] - tables[REAL]
+        needed = _patients_needed(differences, groups, n_patients, estimate)
+        mde = minimal_detectable_effect(estimate.standard_error, estimate.df)
+        values |= {"mde": mde, "patients_needed": needed}
     return ArmEffect(**values)
 
 
@@ -166,6 +167,8 @@ def decide(
 
 def power_sentence(effect: ArmEffect, n_patients: int) -> str:
     "What a trial of this size could have shown, and what another would need."
+    if effect.mde is None:
+        return "not one held-out image is classified differently"
     least = f"{100 * effect.mde:.1f} points"
     seen = f"with {n_patients} patients a gain below {least} could not have been seen"
     target = f"{100 * TARGET:.0f} points"
