@@ -1,9 +1,11 @@
 """Packaging of medgan_nb. Everything that changes is in settings.ini."""
 
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 config = ConfigParser(delimiters=["="])
 config.read("settings.ini", encoding="utf-8")
@@ -11,7 +13,20 @@ cfg = config["DEFAULT"]
 
 EXTRAS = {name: cfg[f"{name}_requirements"].split() for name in ("dev", "docs", "cluster", "dicom")}
 
+
+class BuildWithPapers(build_py):
+    "Puts the study notebooks and the papers' numbers into the package: an install finds them."
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            ignore = shutil.ignore_patterns(".ipynb_checkpoints", "__pycache__")
+            target = Path(self.build_lib) / "medgan_nb" / "papers"
+            shutil.copytree("papers", target, ignore=ignore, dirs_exist_ok=True)
+
+
 setup(
+    cmdclass={"build_py": BuildWithPapers},
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],

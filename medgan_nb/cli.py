@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'main', 'reproduce', 'sweep', 'report_command', 'status', 'data_list', 'data_check', 'data_fetch', 'data_audit',
-           'reader_study_build', 'reader_study_score', 'doctor']
+           'reader_study_build', 'reader_study_score', 'trial_command', 'generate_command', 'share_command', 'doctor']
 
 # %% ../nbs/990_cli.ipynb #82eee782
 import os
@@ -243,7 +243,7 @@ def status(
     if watch:
         check_range(watch, 0.1, 86400, "--watch")
     while True:
-        for row in run_statuses(outputs_folder(outputs), PAPERS):
+        for row in run_statuses(outputs_folder(outputs), (*PAPERS, "trial")):
             print(f"{row['paper']} {row['run']}: {format_status(row)}", flush=True)
         if not watch:
             return
@@ -252,6 +252,13 @@ def status(
 
 # %% ../nbs/990_cli.ipynb #b72bcaa3
 _SetName = Annotated[str, typer.Argument(help="Name of the image set; see data list.")]
+_GroupBy = Annotated[
+    str,
+    typer.Option(
+        help="Where file names of your own images hold the patient: a regular expression with one "
+        'group, for example "patient([0-9]+)_".'
+    ),
+]
 
 
 @_data_app.command("list")
@@ -283,11 +290,14 @@ def _copy_state(name: str, found: list[str] | None) -> str:
 
 # %% ../nbs/990_cli.ipynb #df3cd550
 @_data_app.command("check")
-def data_check(folder: Annotated[Path, typer.Argument(help="Folder of an image set.")]) -> None:
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="Folder of an image set.")],
+    group_by: _GroupBy = "",
+) -> None:
     "Check a copy of an image set: layout, counts, every file readable. Exit code 2 if it fails."
     from medgan_nb.datasets.audit import check
 
-    findings = check(folder)
+    findings = check(folder, group_by)
     for finding in findings:
         print(f"{'FAULT' if finding.fault else 'ok':6} {finding.message}")
     if any(finding.fault for finding in findings):
@@ -306,11 +316,11 @@ def data_fetch(
 
 # %% ../nbs/990_cli.ipynb #4f9e1be6
 @_data_app.command("audit")
-def data_audit(name: _SetName, data_dir: _DataDir = "") -> None:
+def data_audit(name: _SetName, data_dir: _DataDir = "", group_by: _GroupBy = "") -> None:
     "Counts beside the published ones, groups, duplicates, and what crosses a split."
     from medgan_nb.datasets.audit import audit
 
-    result = audit(name, data_dir or None)
+    result = audit(name, data_dir or None, group_by)
     print(f"{'split':8} {'class':12} {'images':>7} {'published':>9} {'groups':>7}")
     for row in result.rows:
         published = "-" if row["published"] is None else row["published"]
@@ -322,10 +332,12 @@ def data_audit(name: _SetName, data_dir: _DataDir = "") -> None:
         f"{len(result.conflicts)} conflicts (two classes or two splits)"
     )
     if result.near_duplicates:
+        reported = result.reported_duplicates
+        published = f"; published: {reported}" if reported else ""
         print(
             f"near-duplicates: {_count_ids(result.near_duplicates)} images in "
             f"{len(result.near_duplicates)} groups, {result.n_conflicting_groups} with conflicting "
-            f"labels; published: {result.reported_duplicates}"
+            f"labels{published}"
         )
     near_duplicates = [" ~ ".join(ids) for ids in result.near_duplicates]
     exact_duplicates = [" = ".join(ids) for ids in result.exact_duplicates]
@@ -395,6 +407,121 @@ def reader_study_score(
     print(format_scores(scores))
     if out:
         print(save_table(out, scores))
+
+# %% ../nbs/990_cli.ipynb #7345a02e
+@app.command("trial")
+def trial_command(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with a folder of images for each class; empty: simulated ones."
+        ),
+    ] = "",
+    hours: Annotated[float, typer.Option(help="Time it may take.")] = 1.0,
+    task: Annotated[
+        str,
+        typer.Option(help="classify or generate; empty: classify where there are two classes."),
+    ] = "",
+    group_by: _GroupBy = "",
+    resize_mode: Annotated[
+        str, typer.Option(help="crop, stretch or pad; empty: what suits the images.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the split and of the first training.")] = 0,
+    outputs: _Outputs = "",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    "Will synthetic images help, on your images? Ends in one page; an interrupted trial goes on."
+    from medgan_nb.app.trial import run_trial
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    given = {
+        "folder": str(Path(folder).resolve()) if folder else "",
+        "hours": hours,
+        "task": task,
+        "group_by": group_by,
+        "resize_mode": resize_mode,
+        "seed": seed,
+        "outputs": outputs,
+        "device": device,
+    }
+    try:
+        page = run_trial(given, lambda line: print(line, flush=True))
+    except KeyboardInterrupt as stopped:
+        print(f"medgan-nb: {stopped or 'stopped'}; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+    print(f"Open {page}")
+
+# %% ../nbs/990_cli.ipynb #11a4c8f5
+_RunOrShare = Annotated[
+    str, typer.Argument(help="Folder or id of a finished run, or a folder of medgan-nb share.")
+]
+_Gan = Annotated[
+    str, typer.Option(help="Which GAN, where a run trained several; empty: the first.")
+]
+
+
+@app.command("generate")
+def generate_command(
+    run: _RunOrShare,
+    out: Annotated[Path, typer.Option(help="Folder to write to; new, or of the same request.")],
+    n: Annotated[int, typer.Option(help="Number of images to draw.")] = 100,
+    label: Annotated[
+        str, typer.Option(help="Class by name; empty: as in the training images.")
+    ] = "",
+    psi: Annotated[float, typer.Option(help="Truncation, 0 to 1; 1 is none.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same images.")] = 0,
+    file_format: Annotated[str, typer.Option("--format", help="png, npz or dicom.")] = "png",
+    drop: Annotated[
+        str,
+        typer.Option("--filter", help="memorized: leave out images that are flagged as copies."),
+    ] = "none",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what another request has generated there.")
+    ] = False,
+    gan: _Gan = "",
+    data_dir: _DataDir = "",
+    outputs: _Outputs = "",
+) -> None:
+    "Generate images with a manifest: class, seed, nearest training distance, memorization flag."
+    from medgan_nb.app.generate import generate, open_source
+
+    source = open_source(run, gan, data_dir, outputs)
+    result = generate(
+        source,
+        out,
+        n,
+        label=label,
+        psi=psi,
+        seed=seed,
+        file_format=file_format,
+        drop=drop,
+        force=force,
+    )
+    print(result.sentence())
+
+# %% ../nbs/990_cli.ipynb #d79f6a9f
+@app.command("share")
+def share_command(
+    run: _RunOrShare,
+    out: Annotated[Path, typer.Option(help="The folder to write; new or empty.")],
+    accept_risk: Annotated[
+        str,
+        typer.Option(help="Reason to share a generator that failed; printed in its card."),
+    ] = "",
+    gan: _Gan = "",
+    data_dir: _DataDir = "",
+    outputs: _Outputs = "",
+) -> None:
+    "Check a generator's privacy; if it passes, write generator, samples and model card."
+    from medgan_nb.app.generate import open_source
+    from medgan_nb.app.share import PrivacyError, share
+
+    try:
+        card = share(open_source(run, gan, data_dir, outputs), out, accept_risk=accept_risk)
+    except PrivacyError as error:
+        print(f"medgan-nb: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{card}: read it before you pass the folder on")
 
 # %% ../nbs/990_cli.ipynb #a9a7ddb6
 @app.command()

@@ -27,6 +27,7 @@ from ..experiments.run import Run, UnfinishedRunError, load_run
 from ..experiments.status import format_status, run_status
 from ..experiments.study import outputs_folder, project_root
 from ..studies.registry import STUDIES
+from ..studies.trial.study import TRIAL
 from ..training.checkpoint import TrainedTree, check_tree, load_into, load_tree
 from ..training.loop import Trained
 from ..training.registry import rebuild_recipe
@@ -301,7 +302,8 @@ def with_data(run: Run, data_dir: Path | str = "") -> Run:
     """
     if run.data:
         return run
-    study = check_choice(run.config["paper"], STUDIES, "paper of this run")
+    paper = run.config["paper"]
+    study = TRIAL if paper == "trial" else check_choice(paper, STUDIES, "paper of this run")
     expected = run.config["data"]
     if not expected["simulated"] and not str(data_dir):
         raise ConfigError(

@@ -20,8 +20,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
 from .errors import ConfigError, DataError, printable
 
 # %% ../../nbs/015_core.files.ipynb #1785c3af
@@ -186,6 +184,8 @@ def read_jsonl(path: Path | str, kind: type = dict, max_bytes: int = 64 << 20) -
 
 def _decode(data: bytes, where: str):
     "JSON as plain data; NaN, numbers out of range and text that is not UTF-8 are refused."
+    import msgspec  # here: a shared generator is loaded without it
+
     try:
         return msgspec.json.decode(data)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -210,6 +210,8 @@ def check_shape(value, kind: type, where: str):
     DataError
         If a key is missing or a value is of another type; the message names it.
     """
+    import msgspec
+
     try:
         msgspec.convert(value, kind)
     except (msgspec.ValidationError, RecursionError) as error:

@@ -26,9 +26,10 @@ def to_float(pixels: Tensor) -> Tensor:
     return pixels.float().mul_(2 / FULL_SCALE[pixels.dtype]).sub_(1)
 
 
-def to_pixels(images: Tensor) -> Tensor:
-    "Floats in [-1, 1] as uint8, rounded; values outside are clipped."
-    return images.add(1).mul(127.5).round_().clamp_(0, 255).to(torch.uint8)
+def to_pixels(images: Tensor, dtype: torch.dtype = torch.uint8) -> Tensor:
+    "Floats in [-1, 1] as uint8 or uint16, rounded; values outside are clipped."
+    full_scale = FULL_SCALE[dtype]
+    return images.add(1).mul(full_scale / 2).round_().clamp_(0, full_scale).to(dtype)
 
 # %% ../../nbs/100_data.dataset.ipynb #7d52ec50
 @dataclass(frozen=True, eq=False)

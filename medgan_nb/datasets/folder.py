@@ -6,9 +6,10 @@
 __all__ = ['SPLITS', 'LAYOUT', 'DATASET', 'image_files', 'load']
 
 # %% ../../nbs/255_datasets.folder.ipynb #f579ea79
+import re
 from pathlib import Path
 
-from ..core.errors import DataError, printable
+from ..core.errors import ConfigError, DataError, printable
 from ..data.dataset import ImageSet
 from ..data.files import list_folders, list_images
 from ..data.leakage import merge_duplicates
@@ -70,7 +71,8 @@ def _class_images(folder: Path, root: Path) -> list[Path]:
 # %% ../../nbs/255_datasets.folder.ipynb #de86c84f
 _NO_GROUPS_NOTE = (
     "patients are not known: each image is its own group; "
-    "give groups.csv (id,group) to keep those of one patient together"
+    "give groups.csv (id,group), or group_by where file names hold the patient, to keep those of "
+    "one patient together"
 )
 
 
@@ -94,9 +96,34 @@ def _load_groups(path: Path, ids: dict[str, Path]) -> list[str]:
         )
     return [group[i] for i in ids]
 
+
+def _groups_from_names(group_by: str, ids: dict[str, Path]) -> list[str]:
+    "The group of each image: what the one group of a regular expression finds in its file name."
+    try:
+        pattern = re.compile(group_by)
+    except re.error as error:
+        raise ConfigError(f"group_by is {group_by!r}: not a regular expression ({error})") from None
+    if pattern.groups != 1:
+        raise ConfigError(
+            f"group_by is {group_by!r}: {pattern.groups} groups in parentheses; expected one, the "
+            'patient, for example "patient([0-9]+)_"'
+        )
+    found = [pattern.search(path.name) for path in ids.values()]
+    missing = [path.name for path, match in zip(ids.values(), found) if not (match and match[1])]
+    if missing:
+        raise DataError(
+            f"{printable(missing[0])}: group_by {group_by!r} finds no patient in this file name, "
+            f"nor in {len(missing) - 1} others of {len(ids)}; expected one in each"
+        )
+    return [match[1] for match in found]
+
 # %% ../../nbs/255_datasets.folder.ipynb #37012f6c
 def load(
-    data_dir: Path | str, size: int = 64, resize_mode: str = "crop", equalize: str = "none"
+    data_dir: Path | str,
+    size: int = 64,
+    resize_mode: str = "crop",
+    equalize: str = "none",
+    group_by: str = "",
 ) -> ImageSet:
     """Load a folder of class folders.
 
@@ -108,6 +135,9 @@ def load(
         Side of the square images in pixels.
     resize_mode, equalize : str
         How an image becomes a square, and which equalisation follows: see `data.transforms`.
+    group_by : str
+        Regular expression with one group, found in each file name: the patient. Empty: groups.csv,
+        where there is one.
 
     Returns
     -------
@@ -116,8 +146,11 @@ def load(
 
     Raises
     ------
+    ConfigError
+        If group_by is no such expression, or groups.csv is there as well.
     DataError
-        If the layout is another, an image is damaged, or groups.csv does not fit the images.
+        If the layout is another, an image is damaged, groups.csv does not fit the images, or
+        group_by finds no patient in a file name.
     """
     check_preprocessing(size, resize_mode, equalize)
     root = Path(data_dir).expanduser()
@@ -126,17 +159,26 @@ def load(
     rows = [(split, name, path) for (split, name), paths in files.items() for path in paths]
     ids = {"/".join(filter(None, (split, name, path.stem))): path for split, name, path in rows}
     tables = _group_files(root)
+    if tables and group_by:
+        raise ConfigError(
+            f"group_by is {group_by!r} and there is {printable(tables[0])}; expected one of them"
+        )
+    groups = list(ids)
+    if group_by:
+        groups = _groups_from_names(group_by, ids)
+    elif tables:
+        groups = _load_groups(tables[0], ids)
     folder_name = printable(root.resolve().name)
     pixels = load_preprocessed(list(ids.values()), size, resize_mode, equalize, title=folder_name)
     images = ImageSet(
         pixels,
         labels=[classes.index(name) for _, name, _ in rows],
         classes=classes,
-        groups=_load_groups(tables[0], ids) if tables else list(ids),
+        groups=groups,
         ids=list(ids),
         splits=[split for split, _, _ in rows] if rows[0][0] else None,
         name=folder_name,
-        notes=() if tables else (_NO_GROUPS_NOTE,),
+        notes=() if tables or group_by else (_NO_GROUPS_NOTE,),
     )
     return merge_duplicates(images)
 

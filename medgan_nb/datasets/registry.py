@@ -76,6 +76,7 @@ def load(
     equalize: str = "none",
     seed: int = 0,
     dynamic_range: float = 50.0,
+    group_by: str = "",
 ) -> ImageSet:
     """An image set by name.
 
@@ -94,6 +95,8 @@ def load(
         Which patients, for a simulated set; not used by the others.
     dynamic_range : float
         Of B-mode images made from RF frames, in dB; other sets have that of their images.
+    group_by : str
+        Where the set `folder` finds the patient in a file name: see `datasets.folder.load`.
 
     Raises
     ------
@@ -105,6 +108,11 @@ def load(
     entry = check_choice(name, DATASETS, "dataset")
     resize_mode = resize_mode or entry.resize_mode
     check_preprocessing(size, resize_mode, equalize)
+    if group_by and name != "folder":
+        raise ConfigError(
+            f"group_by is {group_by!r} for dataset {name}; expected dataset folder: the patients "
+            "of other sets are known"
+        )
     compression = {} if dynamic_range == 50.0 else {"dynamic_range": dynamic_range}
     if compression and entry.open_lesions is None:
         raise ConfigError(
@@ -116,6 +124,7 @@ def load(
         return cached_image_set(name, [], settings, lambda: _load_simulated(entry, **settings))
     root = _data_folder(entry, data_dir)
     settings = {"size": size, "resize_mode": resize_mode, "equalize": equalize} | compression
+    settings |= {"group_by": group_by} if group_by else {}
     files = [path for paths in entry.image_files(root).values() for path in paths]
     files += [*entry.mask_files(root), *entry.table_files(root)]
     return cached_image_set(name, files, settings, lambda: entry.load(root, **settings))

@@ -24,7 +24,7 @@ from medgan_nb.core.files import (
 )
 from ..experiments.records import Scalar
 from ..experiments.run import Run
-from ..experiments.study import Study, project_root
+from ..experiments.study import Study, papers_folder
 from ..studies.common.formatting import COLUMNS, table_rows
 from ..viz.grid import save_figure
 
@@ -102,7 +102,7 @@ def write_contents(study: Study, runs: list[Run], folder: Path, shown: Run) -> C
 def _inputs_digest(study: Study, runs: list[Run]) -> str:
     "A digest of all that tables and figures depend on: files of the runs, the paper's, the code."
     package = Path(medgan_nb.__path__[0])
-    code = [*package.rglob("*.py"), *(project_root() / "papers" / "reference").glob("*.csv")]
+    code = [*package.rglob("*.py"), *(papers_folder() / "reference").glob("*.csv")]
     files = [_file_identity(path) for path in sorted(code)]
     for run in runs:
         for folder, _, names in os.walk(run.folder):

@@ -155,12 +155,16 @@ class _TrainingFiles:
             with open(self.log, "a", encoding="utf-8") as file:
                 file.write(json_line(row))
 
-    def save_trained(self, trained: Trained) -> None:
-        "Write the weights; the checkpoint is no longer needed."
+    def save_trained(self, trained: Trained, images: ImageSet) -> None:
+        """Write the weights, with the classes and the depth of the training images; the checkpoint
+        is no longer needed.
+        """
         if self.folder is None:
             return
+        bits = 8 * images.pixels_store.element_size()
         tree = {
             "identity": self.identity,
+            "images": {"class_counts": images.counts(), "bits": bits},
             "kimg": trained.kimg,
             "seconds": trained.seconds,
             "G": trained.G.state_dict(),
@@ -291,7 +295,7 @@ def train(
         loop = _Loop(state, files, seed, log, log_interval, save_seconds, tuple(hooks))
         loop.run(images.to(device), bar)
         trained = _finish(state, log)
-        files.save_trained(trained)
+        files.save_trained(trained, images)
     return trained
 
 

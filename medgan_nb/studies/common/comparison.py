@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from ...core.errors import DataError
 from ...evaluation.statistics import holm
-from ...experiments.study import project_root
+from ...experiments.study import papers_folder
 from .results import Result
 
 # %% ../../../nbs/801_studies.common.comparison.ipynb #731abc89
@@ -221,7 +221,7 @@ def with_p_values(comparisons: Iterable[Comparison], p_values: Iterable[float]) 
 # %% ../../../nbs/801_studies.common.comparison.ipynb #7f5d691d
 def paper_values(name: str) -> list[dict[str, str]]:
     "The rows of `papers/reference/<name>.csv`, as text; raises `DataError` where it is absent."
-    path = project_root() / "papers" / "reference" / f"{name}.csv"
+    path = papers_folder() / "reference" / f"{name}.csv"
     if not path.exists():
         raise DataError(f"{path}: not found; the papers' numbers lie in papers/reference/")
     with open(path, newline="", encoding="utf-8") as file:
