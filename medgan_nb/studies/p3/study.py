@@ -130,7 +130,7 @@ def grid(preset: str) -> list[dict]:
     """The runs of a preset: the default generator with several seeds and splits, and the other
     generators beside it.
     """
-    n_seeds, n_others = {"smoke": (1, 0), "quick": (2, 0), "short": (3, 1), "paper": (5, 5)}[
+    n_seeds, n_others = {"smoke": (1, 0), "quick": (2, 0), "short": (3, 3), "paper": (5, 5)}[
         check_choice(preset, list(PRESETS), "preset")
     ]
     runs = [(MODELS[0], seed) for seed in range(n_seeds)]
