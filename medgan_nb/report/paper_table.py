@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from jinja2 import Environment
 
 from .style import COMPONENTS, verdict_class
-from ..studies.common.comparison import NOT_COMPARABLE, NOT_REPORTED, Comparison
+from ..studies.common.comparison import NOT_COMPARABLE, NOT_REPORTED
 from ..studies.common.paper_table import Cell, PaperTable
 
 # %% ../../nbs/909_report.paper_table.ipynb #a4423325
