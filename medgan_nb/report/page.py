@@ -22,10 +22,8 @@ from .contents import CARD_PICTURES, Contents
 from .paper_table import render_table
 from .style import SCRIPT, STYLE, script_policy, verdict_class
 from medgan_nb.studies.common.comparison import (
-    CONSISTENT,
     CONTRADICTED,
     INCONCLUSIVE,
-    INCONSISTENT,
     NOT_REPORTED,
     SINGLE_RUN,
     SUPPORTED,
@@ -82,23 +80,26 @@ _TEMPLATE = """<!doctype html>
 <thead><tr>{% for column in columns(rows) %}
 <th>{{ headings.get(column, column) }}{% endfor %}</thead>
 <tbody>{% for row in rows %}<tr>{% for column in columns(rows) -%}
-{% if column == "verdict" %}<td class=short>{% if row.verdict %}{{ verdict(row.verdict) }}{% endif %}
+{% if column == "verdict" %}<td class=short>
+{%- if row.verdict %}{{ verdict(row.verdict) }}{% endif %}
 {%- elif row[column] is number %}<td class=number>{{ number(row[column]) }}
 {%- if column == "ours" and has_interval(row) %}
  <span class=interval>[{{ number(row.ci_low) }}, {{ number(row.ci_high) }}]</span>{% endif %}
 {%- else %}<td>{{ "" if row[column] is none else row[column] }}{% endif %}
 {%- endfor %}{% endfor %}</tbody></table></div>
 {%- endmacro %}
-{%- macro picture(path) %}<figure><img alt="{{ path.stem.replace('_', ' ') }}" src="{{ uri(path) }}">
+{%- macro picture(path) %}<figure>
+<img alt="{{ path.stem.replace('_', ' ') }}" src="{{ uri(path) }}">
 <figcaption>{{ path.stem.replace("_", " ") }}</figcaption></figure>{% endmacro %}
 <h1>Four studies of GANs on small medical image sets</h1>
 {% if simulated_names %}<p class=simulated><b>Simulated images.</b> {{ simulated_names }}
-ran on images drawn by a program: nothing here is about patients, and nothing is set against a paper's number.
-A real run needs the images: <code>medgan-nb data list</code> says where they are, then
-<code>medgan-nb reproduce {{ simulated_example }} --data-dir DIR --preset short</code> (real results at reduced
-length), or <code>--preset paper</code> (as published, GPU hours).</p>{% endif %}
+ran on images drawn by a program: nothing is about patients or set against a paper's number.
+A real run: <code>medgan-nb data list</code> says where to get the images, then
+<code>medgan-nb reproduce {{ simulated_example }} --data-dir DIR --preset short</code>
+(reduced length) or <code>--preset paper</code> (as published, GPU hours).</p>{% endif %}
 <nav>{% for part in parts %}<a href="#{{ part.study.name }}">
-{{- part.study.name }}: {{ part.study.title }}</a>{{ " · " if not loop.last }}{% endfor %}</nav>
+{{- part.study.name }}<span class=long>: {{ part.study.title }}</span></a>
+{{- " · " if not loop.last }}{% endfor %}</nav>
 {% for part in parts %}{{ card(part) | safe }}{% endfor %}
 <details><summary>How to read cards and tables</summary>
 <p><b>paper | ours [interval]</b>: the paper's number, our number and its
@@ -123,7 +124,8 @@ stands beside it. Simulated images are never set against a paper's number.</p></
 {{ n_done(part) }} runs of this preset are done,
 and every table here is over those alone. Missing: {{ missing(part) }}.</p>{% endif %}
 {% set lead, rest = split_pictures(part) %}
-{% if lead %}<div class=gallery>{% for path in lead %}{{ picture(path) }}{% endfor %}</div>{% endif %}
+{% if lead %}<div class=gallery>{% for path in lead %}{{ picture(path) }}{% endfor %}</div>
+{%- endif %}
 {% for texts in contents.paper_tables.values() %}{{ paper_table(texts) | safe }}{% endfor %}
 <details><summary>What the runs say, in full</summary><p>{{ contents.narrative }}</p></details>
 {% if rest %}<details><summary>All other figures ({{ rest | length }})</summary>
@@ -144,7 +146,8 @@ and every table here is over those alone. Missing: {{ missing(part) }}.</p>{% en
 {% if notes %}<ul>{% for note in notes %}<li>{{ note }}{% endfor %}</ul>{% endif %}</details>
 {% endif %}
 {% if part.published %}<details><summary>What the published runs of this study say</summary>
-{{ verdict_list(verdicts(part.published)) }}<p class=muted>outputs/published/{{ part.study.name }}</p>
+{{ verdict_list(verdicts(part.published)) }}
+<p class=muted>outputs/published/{{ part.study.name }}</p>
 </details>{% endif %}
 {% if part.undone %}<div class=wide><table><caption>not done</caption><thead><tr><th>run<th>state
 </thead><tbody>{% for row in part.undone %}<tr><td>{{ row["run"] }}<td>{{ status(row) }}{% endfor %}

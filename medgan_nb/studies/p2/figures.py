@@ -59,7 +59,7 @@ def _sample_figure(runs: list[Run]) -> Figure:
     tiles = [row.reshape(size, -1, size).transpose(1, 0, 2) for row in rows.values()]
     images = np.concatenate(tiles)[:, None].astype(np.float32) / 127.5 - 1
     mosaic = tile_images(images, len(tiles[0]))
-    figure, axes = draw_mosaic(mosaic, (size, size), 1.0)
+    figure, axes = draw_mosaic(mosaic, (size, size), label_lines=2)
     for k, title in enumerate(rows):
         label_row(axes, (k + 0.5) * size, title.replace(", ", "\n").replace("StyleGAN2 ", ""))
     return figure
