@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment
+from PIL import Image
 
 from ..core.files import read_bytes
 from ..experiments.estimate import run_seconds
@@ -252,12 +253,16 @@ def _data_notes(runs: list[Run]) -> list[str]:
 
 
 _LEAD = ("samples", "nearest", "trajectory")
+_SCREEN = 700  # pixels
 
 
 def _split_pictures(part: Part) -> tuple[list[Path], list[Path]]:
-    "Pictures that are shown at once - samples, nearest neighbours, curves - and all others."
+    """Pictures that are shown at once - samples, nearest neighbours, curves, unless they are taller
+    than a screen - and all others.
+    """
     paths = [part.folder / name for name in part.contents.pictures]
-    lead = [path for path in paths if any(word in path.stem for word in _LEAD)][:4]
+    named = [path for path in paths if any(word in path.stem for word in _LEAD)]
+    lead = [path for path in named if Image.open(path).height <= _SCREEN][:3]
     return lead, [path for path in paths if path not in lead]
 
 

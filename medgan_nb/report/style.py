@@ -76,7 +76,7 @@ td.short{white-space:nowrap} td.number{text-align:right;font-variant-numeric:tab
 white-space:nowrap} .interval{color:var(--dim)} .muted{color:var(--dim)}
 figure{margin:1rem 0} figure img{max-width:100%;height:auto}
 figcaption{font-size:.85rem} .gallery{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
-.gallery figure{margin:0;max-width:min(36rem,100%)} .gallery img{max-height:24rem;width:auto}
+.gallery{margin-bottom:1.2rem} .gallery figure{margin:0;max-width:100%}
 .claim{border-left:4px solid var(--mark);padding:.3rem 1rem;background:var(--soft)}
 .partial{border-left:4px solid var(--bad);padding:.3rem 1rem;background:var(--soft)}
 .simulated{border-left:6px solid #E69F00;padding:.5rem 1rem;background:var(--soft)}

@@ -110,7 +110,8 @@ def _sentence(orders: list[Comparison]) -> str:
     text = (
         f"With {result.condition['n_train']} images {LABELS[result.condition['model']]} changes "
         f"{name} by {signed(result.value)} against plain StyleGAN2"
-        f"{interval_words(result, '+.1f')}, over {pairs}; ADA and DiffAugment are lower in {lower} of {len(orders)} comparisons"
+        f"{interval_words(result, '+.1f')}, over {pairs}; ADA and DiffAugment are lower in "
+        f"{lower} of {len(orders)} comparisons"
     )
     few = any(c.result.n_runs < 3 for c in orders)
     return text + (", one training is no verdict." if few else f", {clear} of them clearly.")

@@ -112,7 +112,7 @@ def _table1(runs: list[Run]) -> PaperTable:
     for result in results:
         pairs = result.condition.get("pairs")
         title = format_metric(result) + (f" ({pairs} pairs)" if pairs else "")
-        baselines = (f"{x:.4g}" if x is not None else "–" for x in _baselines(result))
+        baselines = ("–" if x is None else f"{round(x, 4):g}" for x in _baselines(result))
         rows.append((title, (compare(result), *baselines)))
     headings = ("generated", "real images of other patients", "training images")
     note = "No number of the thesis is available."
