@@ -131,6 +131,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                       'medgan_nb.app.launch._losses_png': ('app.launch.html#_losses_png', 'medgan_nb/app/launch.py'),
                                       'medgan_nb.app.launch._reproduce_command': ( 'app.launch.html#_reproduce_command',
                                                                                    'medgan_nb/app/launch.py'),
+                                      'medgan_nb.app.launch._run_cards': ('app.launch.html#_run_cards', 'medgan_nb/app/launch.py'),
                                       'medgan_nb.app.launch._runs_html': ('app.launch.html#_runs_html', 'medgan_nb/app/launch.py'),
                                       'medgan_nb.app.launch._samples_png': ('app.launch.html#_samples_png', 'medgan_nb/app/launch.py'),
                                       'medgan_nb.app.launch._show_png': ('app.launch.html#_show_png', 'medgan_nb/app/launch.py'),

@@ -101,7 +101,7 @@ A real run: <code>medgan-nb data list</code> says where to get the images, then
 <nav>{% for part in parts %}<a href="#{{ part.study.name }}">
 {{- part.study.name }}<span class=long>: {{ part.study.title }}</span></a>
 {{- " · " if not loop.last }}{% endfor %}</nav>
-{% for part in parts %}{{ card(part) | safe }}{% endfor %}
+{% for part in by_runs(parts) %}{{ card(part) | safe }}{% endfor %}
 <details><summary>How to read cards and tables</summary>
 <p><b>paper | ours [interval]</b>: the paper's number, our number and its
 interval. <b>real baseline</b>: what held-out real images score under the same protocol.
@@ -291,6 +291,7 @@ def page(parts: list[Part]) -> str:
         "simulated_names": ", ".join(simulated),
         "simulated_example": simulated[0] if simulated else "",
         "card": _card,
+        "by_runs": lambda parts: sorted(parts, key=lambda part: not part.runs),
         "paper_table": render_table,
         "split_pictures": _split_pictures,
         "color": verdict_class,
