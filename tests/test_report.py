@@ -50,7 +50,6 @@ def test_a_picture_with_alternative_text_stands_on_the_first_screen(page_file, w
     with open_page(width, 800) as (page, _):
         page.goto(page_file.as_uri())
         assert page.evaluate("[...document.images].every(image => image.alt)")
-        page.evaluate("location.hash = 'card-p4'")
         assert page.evaluate(FIRST_SCREEN) >= 1
 
 
@@ -59,7 +58,8 @@ def test_height_and_order_with_folds_closed(page_file):
         page.goto(page_file.as_uri())
         assert page.evaluate("document.documentElement.scrollHeight") <= 12_000
         names = page.evaluate("[...document.querySelectorAll('.mg-card')].map(card => card.id)")
-        assert names == [f"card-{name}" for name in STUDIES]
+        assert sorted(names) == [f"card-{name}" for name in STUDIES]
+        assert names[0] == "card-p4"  # the study that has a run
 
 
 def test_long_tables_sort_and_filter(page_file):
