@@ -6,6 +6,7 @@
 __all__ = ['TITLE', 'CLAIM', 'card', 'paper_tables']
 
 # %% ../../../nbs/856_studies.p2.card.ipynb #5b2c9e36
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -118,12 +119,14 @@ def _sentence(orders: list[Comparison]) -> str:
 
 
 def _shown(runs: list[Run]) -> dict[str, Run]:
-    "The first run of each model at the smallest size."
-    smallest = min(run.config["params"]["dataset_size"] for run in runs)
+    "The first run of each model, at the smallest of the sizes that most models were trained on."
+    grid = grid_of(runs)
+    models = Counter(condition["n_train"] for condition, _ in grid)
+    size = min(models, key=lambda n: (-models[n], n))
     return {
-        f"{LABELS[condition['model']]}, {smallest} training images": repeats[0]
-        for condition, repeats in grid_of(runs)
-        if condition["n_train"] == smallest
+        f"{LABELS[condition['model']]}, {size} training images": repeats[0]
+        for condition, repeats in grid
+        if condition["n_train"] == size
     }
 
 # %% ../../../nbs/856_studies.p2.card.ipynb #914c61a6
@@ -178,6 +181,7 @@ def _table1(runs: list[Run], cells: list[Comparison]) -> PaperTable:
         for n in _sizes(runs)
         for model in _models(runs)
     ]
+    rows = [row for row in rows if any(row[1])]
     note = "The paper does not say to which base its JS distance is."
     return PaperTable("Table 1: JS distance and SSIM", metrics, tuple(rows), note)
 
