@@ -194,11 +194,12 @@ def _basis(part: Part) -> str:
     if not part.runs:
         return f"nothing yet: medgan-nb reproduce {part.study.name}"
     config = part.runs[0].config
-    partial = f" of {len(part.runs) + len(part.missing)} (partial)" if part.missing else ""
+    n = len(part.runs) + len(part.missing)
+    partial = f" of {n} (partial)" if part.missing else ""
     source = "published " if part.source == "published" else ""
     simulated = " (simulated images)" if config["data"]["simulated"] else ""
     return (
-        f"{len(part.runs)}{partial} {source}runs, preset {config['params']['preset']}, "
+        f"{len(part.runs)}{partial} {source}run{'s' * (n > 1)}, preset {config['params']['preset']}, "
         f"{config['data']['name']}{simulated}"
     )
 

@@ -38,7 +38,7 @@ def cell_texts(cell: Cell) -> dict[str, str]:
     result = cell.result
     ends = [end for end in (result.ci_low, result.ci_high) if end is not None]
     numbers = [x for x in (result.value, *ends) if isinstance(x, float)]
-    decimals = _decimals(result.value) if isinstance(result.value, float) else 0
+    decimals = _decimals(max(map(abs, numbers), default=0.0))
     ci = ", ".join(_number(end, decimals) for end in ends) if len(ends) == 2 else ""
     return {
         "paper": "" if cell.paper is None else str(cell.paper),

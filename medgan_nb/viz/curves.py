@@ -182,6 +182,8 @@ def curve_with_band(x, curves: dict[str, tuple], xlabel: str, ylabel: str) -> Fi
         (line,) = axes.plot(x[known], value[known], marker="o", markersize=4, label=name)
         band = {"color": line.get_color(), "alpha": 0.18, "linewidth": 0}
         axes.fill_between(x[known], ci_low[known], ci_high[known], **band)
+    if len(x) <= 6:
+        axes.set_xticks(x)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend()
     return figure

@@ -21,6 +21,7 @@ from medgan_nb.studies.common.comparison import (
     CONSISTENT,
     CONTRADICTED,
     INCONSISTENT,
+    NOT_REPORTED,
     SUPPORTED,
     Comparison,
 )
@@ -35,18 +36,32 @@ from ...viz.grid import Figure, tile_images
 _LOOK = [
     {"selector": "", "props": "display:block;max-height:30rem;overflow:auto;font-size:85%"},
     {"selector": "th, td", "props": "text-align:left;vertical-align:top;padding:.25rem .6rem"},
-    {"selector": "td", "props": "max-width:26rem;white-space:normal"},
+    {"selector": "td", "props": "max-width:26rem;white-space:normal;overflow-wrap:anywhere"},
     {"selector": "thead th", "props": "position:sticky;top:0;background:#f3f6f9;color:#1a1a1a"},
 ]
+_IN_CSV_ONLY = ("ci_low", "ci_high", "ci_method", "p_value")
+
+
+def _compact(frame: pd.DataFrame) -> pd.DataFrame:
+    "Intervals behind their numbers; no column that says the same of every row by saying nothing."
+    frame = frame.replace({"verdict": NOT_REPORTED}, "")
+    if {"ci_low", "ci_high"} <= set(frame):
+        ends = zip(frame["ours"], frame["ci_low"], frame["ci_high"])
+        frame["ours"] = [f"{x} [{low}, {high}]" if low != high else x for x, low, high in ends]
+    empty = [name for name in frame if set(frame[name]) <= {"", "0"} and name != "ours"]
+    return frame.drop(columns=[*{*empty, *_IN_CSV_ONLY} & {*frame}])
+
+
 _GOOD, _BAD = "color:#00442f;background:#c9eee2", "color:#6b2400;background:#ffdcc2"
 _COLORS = {CONSISTENT: _GOOD, SUPPORTED: _GOOD, INCONSISTENT: _BAD, CONTRADICTED: _BAD}
 
 
 def show_table(comparisons: Iterable[Comparison], labels: dict[str, str] | None = None) -> Styler:
-    """Comparisons as a frame that fits: the report's columns without empty ones, numbers to four
-    digits, verdicts coloured; what is longer than a screen scrolls within it.
+    """Comparisons as a frame that fits: ours with its interval, columns that hold something, numbers
+    to four digits, verdicts coloured; what is longer than a screen scrolls within it. The report's
+    CSV files have all columns.
     """
-    frame = data_frame(table_rows(comparisons, labels))
+    frame = _compact(data_frame(table_rows(comparisons, labels)))
     style = Styler(frame, uuid="t", cell_ids=False).hide(axis="index").set_table_styles(_LOOK)
     if "verdict" not in frame:
         return style
