@@ -199,7 +199,8 @@ def _basis(part: Part) -> str:
     source = "published " if part.source == "published" else ""
     simulated = " (simulated images)" if config["data"]["simulated"] else ""
     return (
-        f"{len(part.runs)}{partial} {source}run{'s' * (n > 1)}, preset {config['params']['preset']}, "
+        f"{len(part.runs)}{partial} {source}run{'s' * (n > 1)}, "
+        f"preset {config['params']['preset']}, "
         f"{config['data']['name']}{simulated}"
     )
 

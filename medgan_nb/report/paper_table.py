@@ -30,8 +30,8 @@ def _number(value, decimals: int) -> str:
 
 
 def cell_texts(cell: Cell) -> dict[str, str]:
-    """What a cell says: `paper`, `ours`, `ci`, `verdict`, `reason`, or `text`; empty where there is
-    nothing.
+    """What a cell says: `paper`, `ours`, `ci`, `verdict`, `reason` and `hint` (how the interval
+    was made, and the note), or `text`; empty where there is nothing.
     """
     if cell is None or isinstance(cell, str):
         return {"text": cell or ""}
@@ -46,6 +46,7 @@ def cell_texts(cell: Cell) -> dict[str, str]:
         "ci": f"[{ci}]" if ci and numbers and ends[0] != ends[1] else "",
         "verdict": "" if cell.verdict == NOT_REPORTED else cell.verdict,
         "reason": cell.reason,
+        "hint": "; ".join(filter(None, (result.ci_method, result.note)))[:300],
     }
 
 
@@ -88,7 +89,8 @@ _TEMPLATE = """<figure class="mg-table"><figcaption>{{ t.title }}</figcaption>
 <div class="mg-scroll" tabindex="0" role="region" aria-label="{{ t.title }}"><table>
 <thead><tr><th></th>{% for name in t.columns %}<th scope="col">{{ name }}</th>{% endfor %}</tr>
 </thead><tbody>{% for heading, cells in t.rows %}<tr><th scope="row">{{ heading }}</th>
-{% for c in cells %}<td class="mg-cell" data-label="{{ t.columns[loop.index0] }}">
+{% for c in cells %}<td class="mg-cell" title="{{ c.hint }}"
+ data-label="{{ t.columns[loop.index0] }}">
 {%- if c.paper %}<span class="mg-paper">{{ c.paper }}</span> | {% endif -%}
 {{- c.text }}{% if c.ours %}<b>{{ c.ours }}</b>{% endif -%}
 {%- if c.ci %} <span class="mg-ci">{{ c.ci }}</span>{% endif -%}

@@ -57,9 +57,9 @@ _COLORS = {CONSISTENT: _GOOD, SUPPORTED: _GOOD, INCONSISTENT: _BAD, CONTRADICTED
 
 
 def show_table(comparisons: Iterable[Comparison], labels: dict[str, str] | None = None) -> Styler:
-    """Comparisons as a frame that fits: ours with its interval, columns that hold something, numbers
-    to four digits, verdicts coloured; what is longer than a screen scrolls within it. The report's
-    CSV files have all columns.
+    """Comparisons as a frame that fits: ours with its interval, columns that hold something,
+    numbers to four digits, verdicts coloured; what is longer than a screen scrolls within it. The
+    report's CSV files have all columns.
     """
     frame = _compact(data_frame(table_rows(comparisons, labels)))
     style = Styler(frame, uuid="t", cell_ids=False).hide(axis="index").set_table_styles(_LOOK)
