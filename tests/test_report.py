@@ -2,6 +2,7 @@
 own.
 """
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,11 @@ FIRST_SCREEN = """[...document.querySelectorAll("img")].filter(image => {
 
 
 @pytest.fixture(scope="module")
-def page_file(smoke_run) -> Path:
+def page_file(smoke_run, tmp_path_factory) -> Path:
     "The report over a smoke run of p4 and studies without runs of one's own."
-    return report(list(STUDIES.values()), smoke_run.parent.parent)
+    outputs = tmp_path_factory.mktemp("report")
+    shutil.copytree(smoke_run, outputs / "p4" / smoke_run.name)
+    return report(list(STUDIES.values()), outputs)
 
 
 @pytest.mark.parametrize("width, scheme", LOOKS)

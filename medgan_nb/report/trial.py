@@ -67,7 +67,7 @@ copies of the training images score</caption>
 <ol>{% for reference in references %}<li>{{ reference }}{% endfor %}</ol></details></html>
 """
 _CAPTIONS = {
-    "samples": "Samples of the first training, by class",
+    "samples": "The first images of each class, not chosen: real ones above, synthetic ones below",
     "nearest": "The samples nearest to a training image (above) and that image (below)",
     "arms": "Balanced accuracy by arm, with 95 % intervals",
     "calibration": "What the feature network sees on these images",
