@@ -68,7 +68,7 @@ class Part:
 # %% ../../nbs/910_report.page.ipynb #296393da
 _TEMPLATE = """<!doctype html>
 <html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
+<meta http-equiv="Content-Security-Policy" content="{{ policy | safe }}">
 <title>medgan_nb report</title><style>{{ style | safe }}</style>
 {%- macro verdict(word) -%}<span class="mg-pill {{ color(word) }}">{{ word }}</span>{%- endmacro %}
 {%- macro verdict_list(items) -%}
