@@ -254,17 +254,17 @@ def _data_notes(runs: list[Run]) -> list[str]:
     return sorted({note for run in runs for note in run.config["data"].get("notes", [])})
 
 
-_LEAD = ("samples", "nearest", "trajectory")
+_LEAD = ("nearest", "trajectory")
 _SCREEN = 700  # pixels
 
 
 def _split_pictures(part: Part) -> tuple[list[Path], list[Path]]:
-    """Pictures that are shown at once - samples, nearest neighbours, curves, unless they are taller
-    than a screen - and all others.
+    """Pictures that are shown at once - nearest neighbours and the course of the training, unless
+    they are taller than a screen - and all others; samples are on the card.
     """
     paths = [part.folder / name for name in part.contents.pictures]
     named = [path for path in paths if any(word in path.stem for word in _LEAD)]
-    lead = [path for path in named if Image.open(path).height <= _SCREEN][:3]
+    lead = [path for path in named if Image.open(path).height <= _SCREEN][:2]
     return lead, [path for path in paths if path not in lead]
 
 
