@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABELS', 'HELD_OUT', 'POOL', 'ALL', 'MAJORITY', 'grid_of', 'is_own', 'main_network', 'distance_table', 'distances',
            'order_comparisons', 'table1', 'predictions', 'arm_difference', 'either_learned', 'table2', 'classified',
-           'leakage_table', 'quality_table', 'data_table', 'tables']
+           'leakage_table', 'quality_table', 'data_table', 'tables', 'recovery_table', 'variance_table']
 
 # %% ../../../nbs/850_studies.p2.tables.ipynb #ff7db65a
 from dataclasses import replace
@@ -39,6 +39,7 @@ from medgan_nb.studies.common.results import (
     estimate_fields,
     results_of,
     select,
+    variance_results,
 )
 from .audit import audit_table
 
@@ -426,8 +427,21 @@ def tables(runs: list[Run]) -> dict[str, list[Comparison]]:
         "table2_classification": table2(runs),
         "leakage": leakage_table(runs),
         "classifiers": _arms_table(runs),
+        "recovery": recovery_table(runs),
         "quality": quality_table(runs),
+        "variance": variance_table(runs),
         "data": data_table(runs),
         "calibration": calibration_table(runs),
         "audit": audit_table(),
     }
+
+
+def recovery_table(runs: list[Run]) -> list[Comparison]:
+    "The share of generated images that show the class asked for, by condition and class."
+    return [compare(result) for result in aggregate(results_of(runs, "recovery"))]
+
+
+def variance_table(runs: list[Run]) -> list[Comparison]:
+    "What moves a distance or an accuracy of one run, where a condition was trained repeatedly."
+    rows = select(results_of(runs, "quality"), "FD") + results_of(runs, "classifier")
+    return [compare(result) for result in variance_results(rows)]
