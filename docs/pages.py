@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from reference import escape_cell
-from simulation import detectable_accuracy, simulate_small_sets
+from simulation import detectable_accuracy, fill, simulate_small_sets
 
 from medgan_nb.experiments.run import Run
 from medgan_nb.experiments.study import Study
@@ -214,13 +214,6 @@ def write_howtos(source: Path) -> None:
     contents = "\n".join(names)
     index = f"# How to\n\n```{{toctree}}\n:maxdepth: 1\n\n{contents}\n```\n"
     (folder / "index.md").write_text(index, encoding="utf-8")
-
-
-def fill(text: str, values: dict[str, str]) -> str:
-    "A text with its {{placeholders}} replaced."
-    for key, value in values.items():
-        text = text.replace("{{" + key + "}}", value)
-    return text
 
 
 # front page
