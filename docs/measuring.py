@@ -120,7 +120,7 @@ def card_section(card: dict) -> str:
     networks = list(dict.fromkeys(result.feature_network for result in results))
     by_network = {network: distances(results, network) for network in networks}
     simulated = " (simulated: no patients)" if card["simulated"] else ""
-    counts = {result.n for result in results if result.metric == "FD"}
+    count = next(result.n for result in results if result.metric == "FD")
     lines = [f"### {card['name']}{simulated}\n"]
     lines += [f"* {admission(results, network)}" for network in networks]
     lines.append(f"\n![Distance against blur, noise and other damage]({card['pictures'][1]})\n")
@@ -129,14 +129,17 @@ def card_section(card: dict) -> str:
     for which in by_network[networks[0]]:
         cells = [distance_cell(by_network[network], which) for network in networks]
         lines.append(f"| {which} | {' | '.join(cells)} |")
-    return "\n".join(lines) + f"\n\n{max(counts)} images on each side.\n"
+    return (
+        "\n".join(lines)
+        + f"\n\n{count} images on each side; without one class, as many as are left.\n"
+    )
 
 
 def distance_cell(rows: dict[str, float], which: str) -> str:
-    "`452, 1.5 times clean`."
-    if which not in rows:
-        return ""
-    return f"{rows[which]:.4g}, {rows[which] / rows['clean']:.2g} times clean"
+    "`507 (1.7 x clean)`."
+    if which not in rows or which in ("clean", "copies"):
+        return f"{rows[which]:.0f}" if which in rows else ""
+    return f"{rows[which]:.0f} ({rows[which] / rows['clean']:.1f} x clean)"
 
 
 def admission(results: list[Result], network: str) -> str:
@@ -219,7 +222,9 @@ def variance_words(runs: dict[str, list[Run]]) -> str:
         sources = {}
         for row in (comparison.result for comparison in rows):
             if "source" in row.condition and row.value is not None:
-                sources.setdefault(row.condition.get("arm"), {})[row.condition["source"]] = row.value
+                sources.setdefault(row.condition.get("arm"), {})[row.condition["source"]] = (
+                    row.value
+                )
         if sources:
             arm, parts = next(iter(sources.items()))
             listed = ", ".join(f"{source} {value:.1f}" for source, value in parts.items())

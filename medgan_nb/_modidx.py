@@ -2567,8 +2567,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                                                               'medgan_nb/studies/common/gallery.py'),
                                                   'medgan_nb.studies.common.gallery.gallery_runs': ( 'studies.common.gallery.html#gallery_runs',
                                                                                                      'medgan_nb/studies/common/gallery.py'),
-                                                  'medgan_nb.studies.common.gallery.may_show': ( 'studies.common.gallery.html#may_show',
-                                                                                                 'medgan_nb/studies/common/gallery.py'),
                                                   'medgan_nb.studies.common.gallery.read_gallery': ( 'studies.common.gallery.html#read_gallery',
                                                                                                      'medgan_nb/studies/common/gallery.py'),
                                                   'medgan_nb.studies.common.gallery.write_gallery': ( 'studies.common.gallery.html#write_gallery',

@@ -51,7 +51,7 @@ def gallery_entries(study: Study, runs: list[Run]) -> list[dict]:
 
 # %% ../../nbs/913_report.gallery.ipynb #63bda79c
 _STYLE = """
-.gallery{--line:var(--pst-color-border,#c9ced6);--soft:var(--pst-color-text-muted,#59626e)}
+.gallery{--line:var(--pst-color-border,#c9ced6)}
 .gallery form{display:flex;flex-wrap:wrap;gap:.5rem 1rem;margin:.5rem 0}
 .gallery label{display:flex;flex-direction:column;font-size:.85rem;max-width:100%}
 .gallery select{max-width:100%;padding:.3rem;font:inherit;color:inherit;
@@ -59,7 +59,7 @@ _STYLE = """
 .gallery option{color:#111;background:#fff}
 .gallery .tiles{display:flex;flex-wrap:wrap;gap:2px}
 .gallery .tile{image-rendering:pixelated;background-repeat:no-repeat;background-color:#777}
-.gallery figure{margin:.6rem 0 1.2rem}.gallery figcaption{font-size:.9rem;color:var(--soft)}
+.gallery figure{margin:.6rem 0 1.2rem}.gallery figcaption{font-size:.9rem;opacity:.85}
 .gallery .pair{display:flex;flex-wrap:wrap;gap:0 2rem}
 .gallery input{width:256px;max-width:100%;display:block;margin:.4rem 0}
 .gallery .simulated{display:inline-block;background:#7a4b00;color:#fff;font-size:.8rem;
@@ -107,7 +107,7 @@ function show(){
   entry=ofMethod.find(e=>String(e.n)===count.value);
   fill(label,entry.classes);
   row=entry.classes.indexOf(label.value);
-  const scale=Math.max(1,Math.round(128/entry.size));
+  const scale=Math.max(1,Math.round(96/entry.size));
   find('.tiles').replaceChildren(...entry.sprites.samples.columns.map((_,k)=>{
     const tile=document.createElement('div');
     tile.className='tile';tile.setAttribute('role','img');
@@ -115,7 +115,7 @@ function show(){
     return tile;
   }));
   for(const mark of root.querySelectorAll('.simulated'))mark.hidden=!entry.simulated;
-  find('.source').textContent=`${entry.method} trained on ${entry.n} of ${entry.data}, `+
+  find('.source').textContent=`${entry.method}, n = ${entry.n}, ${entry.data}, `+
     `preset ${entry.preset}; ${entry.size} x ${entry.size} px, enlarged by whole pixels.`;
   ['walk','truncation'].forEach(slide);
   find('.untruncated').hidden='truncation' in entry.sprites;
