@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from .page import STYLE
+from .style import STYLE
 from ..studies.common.formatting import format_number
 
 # %% ../../nbs/912_report.trial.ipynb #c3401627
@@ -20,7 +20,7 @@ _TEMPLATE = """<!doctype html>
 <html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Trial: {{ data.name }}</title><style>{{ style }}</style>
+<title>Trial: {{ data.name }}</title><style>{{ style | safe }}</style>
 {%- macro value(row, key) -%}
 {{ number(row[key]) }}
 {%- if row[key ~ "_low"] is number %}

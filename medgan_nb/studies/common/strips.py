@@ -8,6 +8,7 @@ __all__ = ['save_strips', 'Strip', 'read_strip']
 # %% ../../../nbs/811_studies.common.strips.ipynb #cb408d27
 import io
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ...core.files import atomic_write
+from ...core.errors import DataError
+from ...core.files import atomic_write, read_bytes
 from ...data.dataset import ImageSet
 from ...datasets.catalogue import may_be_shown
 from ...experiments.run import Run
@@ -93,11 +95,23 @@ def read_strip(path: Path, classes: tuple[str, ...] = ()) -> Strip | None:
         The PNG.
     classes : tuple of str
         Those to assume where the file names none, as those of earlier versions.
+
+    Raises
+    ------
+    DataError
+        If the file is no PNG, or not of square images side by side.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
-    image = Image.open(path)
-    image.load()
-    named = tuple(json.loads(image.text.get("classes", "[]"))) or classes
+    try:
+        image = Image.open(io.BytesIO(read_bytes(path, "a strip of images", 16 << 20)))
+        image.load()
+        named = tuple(map(str, json.loads(image.text.get("classes", "[]")))) or classes
+    except (AttributeError, OSError, SyntaxError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: not a strip of images ({error}); expected a PNG") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{path}: far too many pixels; expected a strip of small images") from None
+    if image.width % image.height:
+        raise DataError(f"{path}: {image.size}; expected square images side by side")
     equal = named and image.width // image.height % len(named) == 0
     return Strip(np.asarray(image.convert("L")), named if equal else ())

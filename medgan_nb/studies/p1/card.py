@@ -17,7 +17,7 @@ from medgan_nb.studies.common.card import (
     headline,
     interval_words,
 )
-from ..common.comparison import CONSISTENT, Comparison
+from ..common.comparison import Comparison
 from ..common.formatting import format_condition
 from ..common.paper_table import PaperTable, pick
 from ..common.results import by_condition
@@ -128,7 +128,7 @@ def layers_line() -> str:
     rows = [
         c for name in ("2-model0", "3-model1") for c in layer_table(name) if c.paper is not None
     ]
-    equal = sum(c.verdict == CONSISTENT for c in rows)
+    equal = sum(c.result.value == c.paper for c in rows)
     if equal == len(rows):
         return f"Tables II and III: all {equal} layers have the published number of parameters."
     return (
