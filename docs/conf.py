@@ -52,7 +52,7 @@ html_theme_options = {
     "back_to_top_button": False,
 }
 html_context = {"default_mode": "auto"}
-html_sidebars = {"index": [], "api": []}
+html_sidebars = {page: [] for page in ("index", "gallery", "measuring", "api")}
 
 
 def math_html(latex: str, display: str) -> str:

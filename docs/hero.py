@@ -36,8 +36,14 @@ def hero(cards: list[Card], runs: dict[str, list[Run]]) -> tuple[bytes, str]:
         return sheet_png(sheet), f"{card.study}, {card.title}: {labels}"
     study, labels = FIGURES
     folder = shown_run(STUDIES[study], runs[study]).folder / "figures"
-    rows = [(label, Image.open(folder / f"{stem}.png")) for stem, label in labels.items()]
+    pictures = {label: Image.open(folder / f"{stem}.png") for stem, label in labels.items()}
+    rows = [(label, upper_half(picture)) for label, picture in pictures.items()]
     return sheet_png(stacked(rows)), "; ".join(labels.values())
+
+
+def upper_half(picture: Image.Image) -> Image.Image:
+    "The first rows of a figure of images."
+    return picture.crop((0, 0, picture.width, picture.height // 2))
 
 
 def stacked(rows: list[tuple[str, Image.Image]], label_height: int = 26) -> Image.Image:

@@ -16,35 +16,35 @@ PACKAGES = {
     "core": ("Core", "Errors, random streams, device and precision, atomic files."),
     "data": (
         "Data",
-        "Image sets, splits by patient, near-duplicates, and files that are read or refused.",
+        "Image sets, splits by patient, near-duplicates, file formats.",
     ),
     "simulation": ("Simulation", "Radiographs, mammograms and ultrasound echoes with known truth."),
     "datasets": (
         "Data sets",
-        "One published set a page, a folder of one's own, and what is wrong with them.",
+        "One published set a page, and a folder of one's own.",
     ),
     "models": ("Models", "One architecture a page, with its number of parameters asserted."),
     "training": (
         "Training",
-        "Losses, regularizers, augmentation, and the loop that resumes bit for bit.",
+        "Losses, augmentation, and the loop that resumes bit for bit.",
     ),
     "metrics": (
         "Metrics",
-        "Distances, coverage, similarity, texture, memorization, each with a closed form.",
+        "Distances, coverage, texture, memorization, and a closed form of each.",
     ),
     "evaluation": (
         "Evaluation",
-        "Classifiers and segmentation on generated images, statistics, privacy.",
+        "Classifiers and segmentation, statistics, privacy.",
     ),
     "experiments": (
         "Experiments",
-        "Runs, sweeps, leases and status: the engine, which knows no study.",
+        "Runs, sweeps and status: the engine, which knows no study.",
     ),
     "studies": ("Studies", "The four papers: parameters, evaluation, tables and cards of each."),
     "viz": ("Figures", "Image grids, curves, charts and diagrams, in one style."),
     "report": (
         "Report",
-        "Finished runs as one page, the papers' numbers beside ours; the Gallery.",
+        "Finished runs as one page, beside the papers; the Gallery.",
     ),
     "app": ("Applications", "Widgets, launcher, trial on one's own images, sharing, reader study."),
     "cli": ("Command line", "The command `medgan-nb`."),
@@ -140,7 +140,10 @@ def layers_figure():
     graph = networkx.DiGraph((used, name) for name, all_used in may.items() for used in all_used)
     edges = networkx.transitive_reduction(graph).edges
     order = list(networkx.lexicographical_topological_sort(graph))
-    return flow_diagram({name: name for name in order}, [(a, b, "") for a, b in edges])
+    figure = flow_diagram({name: name for name in order}, [(a, b, "") for a, b in edges])
+    for text in figure.axes[0].texts:
+        text.set_fontsize(7.5)  # the longest name fits its box
+    return figure
 
 
 def module_of(book: dict) -> str | None:

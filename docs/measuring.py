@@ -1,5 +1,6 @@
-"""The page "How we measure": calibration cards, baselines, intervals and verdicts, every number from
-the published runs, or from simulated images where none of them holds a card.
+"""The page "How we measure": calibration cards, baselines, intervals and verdicts.
+
+Every number is from the published runs, or from simulated images where none of them holds a card.
 """
 
 from collections.abc import Iterable
@@ -203,12 +204,12 @@ def worked_example(runs: dict[str, list[Run]]) -> str:
     result = comparison.result
     return (
         f"The paper of [{name}](studies/{name}.md) reports a change of **{comparison.paper:+.2f}** "
-        f"{result.metric}, from one training of each classifier. We trained {result.n_runs} times:\n\n"
+        f"{result.metric}. We trained {result.n_runs} times:\n\n"
         "| question | answer |\n|---|---|\n"
         f"| What is the mean change? | {result.value:+.1f} "
         f"(95 % interval {result.ci_low:+.1f} to {result.ci_high:+.1f}) |\n"
-        f"| Where would one more run land? | between {result.pi_low:+.1f} and {result.pi_high:+.1f} "
-        "(95 % prediction interval) |\n"
+        "| Where would one more run land? | between "
+        f"{result.pi_low:+.1f} and {result.pi_high:+.1f} (95 % prediction interval) |\n"
         "| What true change would an experiment of this size have found in 80 % of cases? | "
         f"{result.mde:.1f} |\n"
         f"| What may be said? | **{comparison.verdict}** |\n"
@@ -228,5 +229,6 @@ def variance_words(runs: dict[str, list[Run]]) -> str:
         if sources:
             arm, parts = next(iter(sources.items()))
             listed = ", ".join(f"{source} {value:.1f}" for source, value in parts.items())
-            return f"In [{name}](studies/{name}.md), arm {arm}, standard deviations in points: {listed}."
+            link = f"[{name}](studies/{name}.md)"
+            return f"In {link}, arm {arm}, standard deviations in points: {listed}."
     return "No published study reports its parts yet."

@@ -67,7 +67,7 @@ def study_links(name: str) -> str:
 
 def study_page(study: Study, runs: list[Run], card: Card, folder: Path) -> str:
     "The card, the paper's tables, the figures, and all else in folds."
-    title = f"{WIDE}# {study.name}: {study.title}\n\n{raw(card_html(card))}\n"
+    title = f"{WIDE}# {study.name}: {study.title}\n\n{raw(page_card(card))}\n"
     links = (
         f"The notebook: [{study.notebook}]({study.name}_notebook.ipynb). "
         f"Run it yourself: `medgan-nb reproduce {study.name}`.\n\n"
@@ -78,7 +78,7 @@ def study_page(study: Study, runs: list[Run], card: Card, folder: Path) -> str:
     blocks += [raw(paper_table_html(table)) for table in study.paper_tables(runs).values()]
     write_figures(study, runs, folder / study.name)
     blocks.append(f"## Figures\n\n{figure_list(folder / study.name)}")
-    blocks.append(f"## Details\n\n{len(runs)} published runs: {card.basis}.\n")
+    blocks.append(f"## Details\n\n{len(runs)} published runs; the card rests on {card.basis}.\n")
     said = "".join(f"* {sentence}\n" for sentence in sentences(study.narrative(runs)))
     blocks.append(fold("What the runs say, in full", said))
     for name, comparisons in study.tables(runs).items():
@@ -87,6 +87,11 @@ def study_page(study: Study, runs: list[Run], card: Card, folder: Path) -> str:
         link = f"[{name}.csv]({study.name}/{name}.csv)\n\n"
         blocks.append(fold(f"Table: {name.replace('_', ' ')}", link + markdown_rows(rows)))
     return "\n".join(blocks)
+
+
+def page_card(card: Card) -> str:
+    "The card of a study on its own page, which says its title already."
+    return f'<div class="own-page">{card_html(card)}</div>'
 
 
 def fold(summary: str, text: str) -> str:
@@ -213,7 +218,7 @@ TASKS = {
 }
 HOWTO_INDEX = """# How to
 
-![Fréchet distance of a perfect and of a copying generator against the number of images](small_sets.png)
+![Fréchet distance of two generators against the number of images](small_sets.png)
 
 *Why small sets need care: even a perfect generator scores far from zero at 50 images (simulated).*
 
@@ -245,13 +250,15 @@ def write_howtos(source: Path) -> None:
 
 GALLERY = f"""{WIDE}# Gallery
 
-What the generators of the published runs make. Nobody has chosen: the first samples of the first seed of each condition, at
-their own pixels.
+What the generators of the published runs make. Nobody has chosen: the first samples of the first
+seed of each condition, in their own pixels.
 
 """
-NO_SPRITES = """The published runs were made before samples were kept for this page; it fills as runs are published
-(`medgan_nb.report.build.publish`). Until then, this is what was kept of study p4: sixty-four first samples of a DCGAN of 1,341 normal
-radiographs, below real ones. For your own runs, `medgan_nb.report.gallery.write_gallery_page` writes the same page.
+NO_SPRITES = """The published runs were made before samples were kept for this page; it fills as
+runs
+are published (`medgan_nb.report.build.publish`). Until then, this is what was kept of study p4:
+first samples of a DCGAN trained on normal radiographs, below real ones. For your own runs,
+`medgan_nb.report.gallery.write_gallery_page` writes the same page.
 
 ![{words}](_static/hero.png)
 """
@@ -281,7 +288,8 @@ def write_front_page(source: Path, runs: dict[str, list[Run]], cards: list[Card]
     png, words = hero(cards, runs)
     (source / "_static" / HERO.name).write_bytes(png)
     values = {
-        "hero": f"![{words}](_static/{HERO.name})\n\n*{words}.*",
+        "hero": f"![{words}](_static/{HERO.name})",
+        "words": f"{words}.",
         "answer": short_answer(cards),
         "claims": claims_table(cards, "[{0}](studies/{0}.md)"),
     }
