@@ -50,7 +50,8 @@ def write_measuring(source: Path, runs: dict[str, list[Run]]) -> None:
 def published_cards(runs: dict[str, list[Run]], folder: Path) -> Iterable[dict]:
     "The cards of each study whose published runs hold them, with the pictures of the shown run."
     for name, study in STUDIES.items():
-        results = results_of(runs[name][:1], "calibration")
+        found = results_of(runs[name][:1], "calibration")
+        results = [r for r in found if r.metric != "FD" or "distortion" in r.condition]
         shown = shown_run(study, runs[name]) if results else None
         figures = [shown.folder / "figures" / f"{stem}.png" for stem in FIGURES] if shown else []
         if figures and all(path.exists() for path in figures):
