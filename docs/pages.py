@@ -8,6 +8,7 @@ from pathlib import Path
 
 from claims import ROOT, claims_table, short_answer
 from hero import HERO, hero
+from PIL import Image
 from reference import escape_cell
 from simulation import detectable_accuracy, fill, simulate_small_sets
 
@@ -77,7 +78,7 @@ def study_page(study: Study, runs: list[Run], card: Card, folder: Path) -> str:
     blocks = [title, links]
     blocks += [raw(paper_table_html(table)) for table in study.paper_tables(runs).values()]
     write_figures(study, runs, folder / study.name)
-    blocks.append(f"## Figures\n\n{figure_list(folder / study.name)}")
+    blocks.append(f"## Figures\n\n{figure_section(folder / study.name)}")
     blocks.append(f"## Details\n\n{len(runs)} published runs; the card rests on {card.basis}.\n")
     said = "".join(f"* {sentence}\n" for sentence in sentences(study.narrative(runs)))
     blocks.append(fold("What the runs say, in full", said))
@@ -141,18 +142,42 @@ def write_figures(study: Study, runs: list[Run], folder: Path) -> None:
         shutil.copy(path, folder)
 
 
-def figure_list(folder: Path) -> str:
-    "The figures in a folder as Markdown."
+def figure_section(folder: Path) -> str:
+    "The paper's figures, two in a row where they are not wide, and all others in a fold."
+    paths = sorted(folder.glob("*.png"), key=figure_order)
+    papers = [path for path in paths if FIGURE.fullmatch(path.stem)[1]]
+    others = [path for path in paths if path not in papers]
+    text = figure_grid(papers or others)
+    return text + fold("More figures", figure_grid(others)) if papers and others else text
+
+
+FIGURE = re.compile(r"(?:fig(\d+(?:_\d+)*)_)?(.+)")
+WIDE_ASPECT = 1.9
+
+
+def figure_order(path: Path) -> tuple[list[int], str]:
+    "In the paper's order: `fig2` before `fig10`."
+    numbers, title = FIGURE.fullmatch(path.stem).groups()
+    return [int(number) for number in (numbers or "999").split("_")], title
+
+
+def figure_grid(paths: list[Path]) -> str:
+    "Figures with their captions as Markdown; rows of images take the whole width."
     text = ""
-    for path in sorted(folder.glob("*.png")):
+    for path in paths:
         caption = figure_caption(path.stem)
-        text += f"### {caption}\n\n![{caption}]({folder.name}/{path.name})\n\n"
-    return text
+        width, height = Image.open(path).size
+        shape = "wide" if width > WIDE_ASPECT * height else "half"
+        text += (
+            f"```{{figure}} {path.parent.name}/{path.name}\n:alt: {caption}\n:figclass: {shape}\n\n"
+            f"{caption}\n```\n\n"
+        )
+    return f"::::{{container}} figures\n{text}::::\n"
 
 
 def figure_caption(stem: str) -> str:
     "`fig5_6_real_images` -> `Fig. 5 and 6 of the paper: real images`."
-    numbers, title = re.fullmatch(r"(?:fig(\d+(?:_\d+)*)_)?(.+)", stem).groups()
+    numbers, title = FIGURE.fullmatch(stem).groups()
     title = title.replace("_", " ")
     if not numbers:
         return title[0].upper() + title[1:]
