@@ -10,6 +10,7 @@ import numpy as np
 from simulation import fill
 
 from medgan_nb.data.splits import group_split
+from medgan_nb.datasets.catalogue import may_be_shown
 from medgan_nb.datasets.registry import load
 from medgan_nb.experiments.run import Run
 from medgan_nb.metrics.calibration import calibration_card
@@ -32,11 +33,13 @@ def write_measuring(source: Path, runs: dict[str, list[Run]]) -> None:
     folder = source / "measuring"
     folder.mkdir()
     cards = list(published_cards(runs, folder)) or [simulated_card(n, folder) for n in SIMULATED]
+    shown = next((card for card in cards if card["images"]), None)
+    shown = shown or simulated_card(SIMULATED[0], folder)
     values = {
         "cards": "\n".join(map(card_section, cards)),
-        "picture": cards[0]["pictures"][0],
-        "data": cards[0]["name"],
-        "translation": translation(cards[0]),
+        "picture": shown["images"],
+        "caption": shown["caption"],
+        "translation": translation(shown),
         "example": worked_example(runs),
         "variance": variance_words(runs),
     }
@@ -52,23 +55,30 @@ def published_cards(runs: dict[str, list[Run]], folder: Path) -> Iterable[dict]:
     for name, study in STUDIES.items():
         found = results_of(runs[name][:1], "calibration")
         results = [r for r in found if r.metric != "FD" or "distortion" in r.condition]
-        shown = shown_run(study, runs[name]) if results else None
-        figures = [shown.folder / "figures" / f"{stem}.png" for stem in FIGURES] if shown else []
-        if figures and all(path.exists() for path in figures):
-            pictures = []
-            for path in figures:
+        if not results:
+            continue
+        run = shown_run(study, runs[name])
+        pictures = {}
+        for stem in (
+            (CURVES, IMAGES) if may_be_shown(run.config["params"]["dataset"]) else (CURVES,)
+        ):
+            path = run.folder / "figures" / f"{stem}.png"
+            if path.exists():
                 (folder / f"{name}_{path.name}").write_bytes(path.read_bytes())
-                pictures.append(f"measuring/{name}_{path.name}")
-            data = shown.config["data"]
-            yield {
-                "name": data["name"],
-                "simulated": data["simulated"],
-                "results": results,
-                "pictures": pictures,
-            }
+                pictures[stem] = f"measuring/{name}_{path.name}"
+        data = run.config["data"]
+        yield {
+            "name": data["name"],
+            "simulated": data["simulated"],
+            "results": results,
+            "curves": pictures.get(CURVES),
+            "images": pictures.get(IMAGES),
+            "caption": f"Images ({data['name']}) under each known damage; what a set damaged in "
+            "this way scores stands in the table below",
+        }
 
 
-FIGURES = ("calibration_images", "calibration")
+CURVES, IMAGES = "calibration", "calibration_images"
 
 
 def simulated_card(name: str, folder: Path) -> dict:
@@ -92,14 +102,17 @@ def simulated_card(name: str, folder: Path) -> dict:
     examples = distorted_examples(other.batch())
     captions = [f"{which}: {rows[which]:.0f}" for which in examples]
     strip = image_grid(np.concatenate(list(examples.values())), 5, captions, scale=1.2)
-    pictures = [f"measuring/{name}_{stem}.png" for stem in FIGURES]
-    save_figure(strip, folder.parent / pictures[0])
-    save_figure(calibration_figure([card.to_dict()]), folder.parent / pictures[1])
+    curves, pictures = f"{name}_{CURVES}.png", f"{name}_{IMAGES}.png"
+    save_figure(strip, folder / pictures)
+    save_figure(calibration_figure([card.to_dict()]), folder / curves)
     return {
         "name": images.name,
         "simulated": images.simulated,
         "results": results,
-        "pictures": pictures,
+        "curves": f"measuring/{curves}",
+        "images": f"measuring/{pictures}",
+        "caption": f"One image ({images.name}) under each known damage, and the distance that a "
+        "set damaged in this way scores against other, clean images",
     }
 
 
@@ -125,7 +138,8 @@ def card_section(card: dict) -> str:
     count = next(result.n for result in results if result.metric == "FD")
     lines = [f"### {card['name']}{simulated}\n"]
     lines += [f"* {admission(results, network)}" for network in networks]
-    lines.append(f"\n![Distance against blur, noise and other damage]({card['pictures'][1]})\n")
+    curves = f"![Distance against blur, noise and other damage]({card['curves']})\n"
+    lines.append(f"\n{curves if card['curves'] else ''}")
     lines.append(f"| real images | {' | '.join(f'FD({name})' for name in networks)} |")
     lines.append("|---" * (1 + len(networks)) + "|")
     for which in by_network[networks[0]]:
