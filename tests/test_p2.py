@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from medgan_nb.core.errors import ConfigError, MedganError
 from medgan_nb.core.weights import PublishedFile
+from medgan_nb.data.formats.images import write_png
 from medgan_nb.data.splits import fixed_test_split
 from medgan_nb.datasets import registry as sources
 from medgan_nb.evaluation.classification import Arm
@@ -112,6 +113,27 @@ def test_the_report_has_the_papers_tables_and_claims_nothing_on_simulated_images
     order = [r for r in rows["distance"] if "less = StyleGAN2" in r["condition"]]
     assert {r["verdict"] for r in order} == {"single run"}
     assert any("copies100" in r["condition"] for r in rows["table2_classification"])
+
+
+@pytest.mark.xdist_group("p2")
+def test_the_card_and_the_papers_tables(batch):
+    runs = finished_runs(batch, "p2")
+    card = study.STUDY.card(runs)
+    assert card.verdict == "single run" and card.simulated and "single run" not in card.answer
+    first, *made = [label for label, _ in card.samples]
+    assert first.startswith("simulated") and [name.split(",")[0] for name in made] == [
+        "StyleGAN2",
+        "StyleGAN2 DiffAug",
+    ]
+    assert card.columns == ("benign", "malignant", "normal")
+    assert all(strip.shape == (32, 6 * 32) for _, strip in card.samples)
+    assert "StyleGAN2 DiffAug changes FD(efficientnet_lite0) to held-out by" in card.answer
+    paper = study.STUDY.paper_tables(runs)
+    cells = {heading: row for heading, row in paper["table2"].rows}
+    assert [cell.paper for cell in cells["50 images"]] == [59.36, 69.64, 67.07]
+    assert [cell.paper for cell in paper["fid"].rows[0][1]] == [219.8, 133.8]
+    verdicts = {c.verdict for t in paper.values() for _, row in t.rows for c in row if c}
+    assert not verdicts & {"consistent", "inconsistent"}
 
 
 @pytest.mark.xdist_group("p2")
@@ -350,3 +372,22 @@ def test_a_probe_learns_on_the_real_set(real_data):
     accuracy = {n: np.mean([scores[n, k]["accuracy"] for k in range(3)]) for n in (500, 100)}
     normal = {n: np.mean([scores[n, k]["recall"]["normal"] for k in range(3)]) for n in (500, 100)}
     assert accuracy[500] >= 0.68 and accuracy[100] >= 0.58 and min(normal.values()) > 0.4
+
+
+def test_ways_to_split_busi(tmp_path):
+    "The folder is read the first time, and the rows are kept with the run."
+    rng = np.random.default_rng(0)
+    for name in ("benign", "malignant", "normal"):
+        for k in range(1, 21):
+            stem = tmp_path / "Dataset_BUSI_with_GT" / name / f"{name} ({k})"
+            blocks = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            write_png(f"{stem}.png", np.kron(blocks, np.ones((4, 4), np.uint8)))
+            mask = np.zeros((32, 32), np.uint8)
+            mask[8:20, 8:20] = 255 * (name != "normal")
+            write_png(f"{stem}_mask.png", mask)
+    given = TINY | {"data_dir": str(tmp_path), "dataset_size": 20, "outputs": str(tmp_path / "out")}
+    run = start_run(study.STUDY, given)
+    rows = to_rows(evaluate.leakage_results(run, str(tmp_path)))
+    ways = {row["condition"]["split"] for row in rows}
+    assert ways == {"image", "group", "group, strict", "group, loose"}
+    assert to_rows(evaluate.leakage_results(run)) == rows

@@ -19,7 +19,7 @@ from ..viz.grid import STYLE as FIGURE_STYLE
 from ..viz.sheet import sample_sheet, sheet_png, with_band
 
 # %% ../../nbs/907_report.card.ipynb #1f686d23
-_PLOT_DPI = 120
+_PLOT_DPI = 120  # half as fine again as it is shown
 
 
 def card_texts(card: Card) -> dict[str, str]:
@@ -73,10 +73,12 @@ _TEMPLATE = """<article class="mg-card" id="card-{{ c.study }}">
 <p class="mg-answer"><span class="mg-pill {{ color(c.verdict) }}">{{ c.verdict }}</span>
 {{ c.answer }}</p>
 {% if pictures %}<div class="mg-pictures">
-{% if pictures.samples %}<figure class="mg-samples"><img alt="{{ c.samples_alt }}"
- src="{{ uri(pictures.samples) }}"><figcaption>{{ c.samples_alt }}.</figcaption></figure>{% endif %}
-{% if pictures.plot %}<figure class="mg-plot"><img alt="{{ c.plot_alt }}"
- src="{{ uri(pictures.plot) }}"><figcaption>{{ c.plot_alt }}.</figcaption></figure>{% endif %}
+{% if pictures.samples %}<figure class="mg-samples" style="width:{{ width(pictures.samples) }}px">
+<img alt="{{ c.samples_alt }}" src="{{ uri(pictures.samples) }}">
+<figcaption>The first images of each class, not chosen.</figcaption></figure>{% endif %}
+{% if pictures.plot %}<figure class="mg-plot" style="width:{{ width(pictures.plot) * 2 // 3 }}px">
+<img alt="{{ c.plot_alt }}" src="{{ uri(pictures.plot) }}">
+<figcaption>{{ c.plot_alt }}.</figcaption></figure>{% endif %}
 </div>{% endif %}
 {% if c.samples_note and not pictures.samples %}<p class="mg-note">{{ c.samples_note }}</p>
 {% endif %}
@@ -90,10 +92,15 @@ def data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
+def _width(png: bytes) -> int:
+    "Width of a PNG in pixels."
+    return int.from_bytes(png[16:20], "big")
+
+
 def render_card(texts: Mapping[str, str], pictures: Mapping[str, bytes]) -> str:
     "The fragment from a card's texts and pictures, as `card_texts` and `card_pictures` give them."
     environment = Environment(autoescape=True, trim_blocks=True)
-    environment.globals |= {"uri": data_uri, "color": verdict_class}
+    environment.globals |= {"uri": data_uri, "color": verdict_class, "width": _width}
     return environment.from_string(_TEMPLATE).render(c=texts, pictures=pictures)
 
 

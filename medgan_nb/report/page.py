@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment
+from PIL import Image
 
 from ..core.files import read_bytes
 from ..experiments.estimate import run_seconds
@@ -22,10 +23,8 @@ from .contents import CARD_PICTURES, Contents
 from .paper_table import render_table
 from .style import SCRIPT, STYLE, script_policy, verdict_class
 from medgan_nb.studies.common.comparison import (
-    CONSISTENT,
     CONTRADICTED,
     INCONCLUSIVE,
-    INCONSISTENT,
     NOT_REPORTED,
     SINGLE_RUN,
     SUPPORTED,
@@ -82,24 +81,27 @@ _TEMPLATE = """<!doctype html>
 <thead><tr>{% for column in columns(rows) %}
 <th>{{ headings.get(column, column) }}{% endfor %}</thead>
 <tbody>{% for row in rows %}<tr>{% for column in columns(rows) -%}
-{% if column == "verdict" %}<td class=short>{% if row.verdict %}{{ verdict(row.verdict) }}{% endif %}
+{% if column == "verdict" %}<td class=short>
+{%- if row.verdict %}{{ verdict(row.verdict) }}{% endif %}
 {%- elif row[column] is number %}<td class=number>{{ number(row[column]) }}
 {%- if column == "ours" and has_interval(row) %}
  <span class=interval>[{{ number(row.ci_low) }}, {{ number(row.ci_high) }}]</span>{% endif %}
 {%- else %}<td>{{ "" if row[column] is none else row[column] }}{% endif %}
 {%- endfor %}{% endfor %}</tbody></table></div>
 {%- endmacro %}
-{%- macro picture(path) %}<figure><img alt="{{ path.stem.replace('_', ' ') }}" src="{{ uri(path) }}">
+{%- macro picture(path) %}<figure>
+<img alt="{{ path.stem.replace('_', ' ') }}" src="{{ uri(path) }}">
 <figcaption>{{ path.stem.replace("_", " ") }}</figcaption></figure>{% endmacro %}
 <h1>Four studies of GANs on small medical image sets</h1>
 {% if simulated_names %}<p class=simulated><b>Simulated images.</b> {{ simulated_names }}
-ran on images drawn by a program: nothing here is about patients, and nothing is set against a paper's number.
-A real run needs the images: <code>medgan-nb data list</code> says where they are, then
-<code>medgan-nb reproduce {{ simulated_example }} --data-dir DIR --preset short</code> (real results at reduced
-length), or <code>--preset paper</code> (as published, GPU hours).</p>{% endif %}
+ran on images drawn by a program: nothing is about patients or set against a paper's number.
+A real run: <code>medgan-nb data list</code> says where to get the images, then
+<code>medgan-nb reproduce {{ simulated_example }} --data-dir DIR --preset short</code>
+(reduced length) or <code>--preset paper</code> (as published, GPU hours).</p>{% endif %}
 <nav>{% for part in parts %}<a href="#{{ part.study.name }}">
-{{- part.study.name }}: {{ part.study.title }}</a>{{ " · " if not loop.last }}{% endfor %}</nav>
-{% for part in parts %}{{ card(part) | safe }}{% endfor %}
+{{- part.study.name }}<span class=long>: {{ part.study.title }}</span></a>
+{{- " · " if not loop.last }}{% endfor %}</nav>
+{% for part in by_runs(parts) %}{{ card(part) | safe }}{% endfor %}
 <details><summary>How to read cards and tables</summary>
 <p><b>paper | ours [interval]</b>: the paper's number, our number and its
 interval. <b>real baseline</b>: what held-out real images score under the same protocol.
@@ -123,7 +125,8 @@ stands beside it. Simulated images are never set against a paper's number.</p></
 {{ n_done(part) }} runs of this preset are done,
 and every table here is over those alone. Missing: {{ missing(part) }}.</p>{% endif %}
 {% set lead, rest = split_pictures(part) %}
-{% if lead %}<div class=gallery>{% for path in lead %}{{ picture(path) }}{% endfor %}</div>{% endif %}
+{% if lead %}<div class=gallery>{% for path in lead %}{{ picture(path) }}{% endfor %}</div>
+{%- endif %}
 {% for texts in contents.paper_tables.values() %}{{ paper_table(texts) | safe }}{% endfor %}
 <details><summary>What the runs say, in full</summary><p>{{ contents.narrative }}</p></details>
 {% if rest %}<details><summary>All other figures ({{ rest | length }})</summary>
@@ -144,7 +147,8 @@ and every table here is over those alone. Missing: {{ missing(part) }}.</p>{% en
 {% if notes %}<ul>{% for note in notes %}<li>{{ note }}{% endfor %}</ul>{% endif %}</details>
 {% endif %}
 {% if part.published %}<details><summary>What the published runs of this study say</summary>
-{{ verdict_list(verdicts(part.published)) }}<p class=muted>outputs/published/{{ part.study.name }}</p>
+{{ verdict_list(verdicts(part.published)) }}
+<p class=muted>outputs/published/{{ part.study.name }}</p>
 </details>{% endif %}
 {% if part.undone %}<div class=wide><table><caption>not done</caption><thead><tr><th>run<th>state
 </thead><tbody>{% for row in part.undone %}<tr><td>{{ row["run"] }}<td>{{ status(row) }}{% endfor %}
@@ -190,11 +194,13 @@ def _basis(part: Part) -> str:
     if not part.runs:
         return f"nothing yet: medgan-nb reproduce {part.study.name}"
     config = part.runs[0].config
-    partial = f" of {len(part.runs) + len(part.missing)} (partial)" if part.missing else ""
+    n = len(part.runs) + len(part.missing)
+    partial = f" of {n} (partial)" if part.missing else ""
     source = "published " if part.source == "published" else ""
     simulated = " (simulated images)" if config["data"]["simulated"] else ""
     return (
-        f"{len(part.runs)}{partial} {source}runs, preset {config['params']['preset']}, "
+        f"{len(part.runs)}{partial} {source}run{'s' * (n > 1)}, "
+        f"preset {config['params']['preset']}, "
         f"{config['data']['name']}{simulated}"
     )
 
@@ -249,12 +255,16 @@ def _data_notes(runs: list[Run]) -> list[str]:
 
 
 _LEAD = ("samples", "nearest", "trajectory")
+_SCREEN = 700  # pixels
 
 
 def _split_pictures(part: Part) -> tuple[list[Path], list[Path]]:
-    "Pictures that are shown at once - samples, nearest neighbours, curves - and all others."
+    """Pictures that are shown at once - samples, nearest neighbours, curves, unless they are taller
+    than a screen - and all others.
+    """
     paths = [part.folder / name for name in part.contents.pictures]
-    lead = [path for path in paths if any(word in path.stem for word in _LEAD)][:4]
+    named = [path for path in paths if any(word in path.stem for word in _LEAD)]
+    lead = [path for path in named if Image.open(path).height <= _SCREEN][:3]
     return lead, [path for path in paths if path not in lead]
 
 
@@ -283,6 +293,7 @@ def page(parts: list[Part]) -> str:
         "simulated_names": ", ".join(simulated),
         "simulated_example": simulated[0] if simulated else "",
         "card": _card,
+        "by_runs": lambda parts: sorted(parts, key=lambda part: not part.runs),
         "paper_table": render_table,
         "split_pictures": _split_pictures,
         "color": verdict_class,

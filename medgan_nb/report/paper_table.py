@@ -30,13 +30,15 @@ def _number(value, decimals: int) -> str:
 
 
 def cell_texts(cell: Cell) -> dict[str, str]:
-    "What a cell says: `paper`, `ours`, `ci`, `verdict`, `reason`; empty where there is nothing."
+    """What a cell says: `paper`, `ours`, `ci`, `verdict`, `reason` and `hint` (how the interval
+    was made, and the note), or `text`; empty where there is nothing.
+    """
     if cell is None or isinstance(cell, str):
-        return {"ours": cell or ""}
+        return {"text": cell or ""}
     result = cell.result
     ends = [end for end in (result.ci_low, result.ci_high) if end is not None]
     numbers = [x for x in (result.value, *ends) if isinstance(x, float)]
-    decimals = _decimals(result.value) if isinstance(result.value, float) else 0
+    decimals = _decimals(max(map(abs, numbers), default=0.0))
     ci = ", ".join(_number(end, decimals) for end in ends) if len(ends) == 2 else ""
     return {
         "paper": "" if cell.paper is None else str(cell.paper),
@@ -44,7 +46,17 @@ def cell_texts(cell: Cell) -> dict[str, str]:
         "ci": f"[{ci}]" if ci and numbers and ends[0] != ends[1] else "",
         "verdict": "" if cell.verdict == NOT_REPORTED else cell.verdict,
         "reason": cell.reason,
+        "hint": "; ".join(filter(None, (result.ci_method, result.note)))[:300],
     }
+
+
+def _legend(rows: list) -> str:
+    "How to read the cells of a table."
+    cells = [cell for _, cells in rows for cell in cells]
+    paper = "paper | " if any(cell.get("paper") for cell in cells) else ""
+    interval = " [95 % interval]" if any(cell.get("ci") for cell in cells) else ""
+    ours = "ours" if any(cell.get("ours") for cell in cells) else ""
+    return f"{paper}{ours}{interval}." if ours else ""
 
 
 def table_texts(table: PaperTable) -> dict:
@@ -68,6 +80,7 @@ def table_texts(table: PaperTable) -> dict:
         "columns": list(table.columns),
         "rows": rows,
         "note": table.note,
+        "legend": _legend(rows),
         "all_cells": f"{shared[0]} ({shared[1]})" if shared[0] == NOT_COMPARABLE else "",
     }
 
@@ -76,14 +89,15 @@ _TEMPLATE = """<figure class="mg-table"><figcaption>{{ t.title }}</figcaption>
 <div class="mg-scroll" tabindex="0" role="region" aria-label="{{ t.title }}"><table>
 <thead><tr><th></th>{% for name in t.columns %}<th scope="col">{{ name }}</th>{% endfor %}</tr>
 </thead><tbody>{% for heading, cells in t.rows %}<tr><th scope="row">{{ heading }}</th>
-{% for c in cells %}<td class="mg-cell" data-label="{{ t.columns[loop.index0] }}">
+{% for c in cells %}<td class="mg-cell" title="{{ c.hint }}"
+ data-label="{{ t.columns[loop.index0] }}">
 {%- if c.paper %}<span class="mg-paper">{{ c.paper }}</span> | {% endif -%}
-{%- if c.ours %}<b>{{ c.ours }}</b>{% endif -%}
+{{- c.text }}{% if c.ours %}<b>{{ c.ours }}</b>{% endif -%}
 {%- if c.ci %} <span class="mg-ci">{{ c.ci }}</span>{% endif -%}
 {%- if c.verdict %}<span class="mg-word"><span class="mg-pill {{ color(c.verdict) }}">
 {{- c.verdict }}</span>{% if c.reason %} {{ c.reason }}{% endif %}</span>{% endif -%}
 </td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
-<p class="mg-note">paper | <b>ours</b> [95 % interval].
+<p class="mg-note">{{ t.legend }}
 {%- if t.all_cells %} <span class="mg-pill">{{ t.all_cells }}</span>{% endif %} {{ t.note }}</p>
 </figure>"""
 

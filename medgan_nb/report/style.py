@@ -29,18 +29,19 @@ font-weight:600;font-size:.82rem;background:#e3e6ea;color:#33383e;white-space:no
 .mg-pill.mg-good{background:#c9eee2;color:#00442f} .mg-pill.mg-bad{background:#ffdcc2;color:#6b2400}
 .mg-pill.mg-data{background:#E69F00;color:#1a1a1a}
 .mg-pictures{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start;margin:.8rem 0}
-.mg-pictures figure{margin:0;max-width:100%} .mg-plot{flex:0 1 448px;min-width:0}
+.mg-pictures figure{margin:0;max-width:100%} .mg-plot{flex:0 1 auto;min-width:0}
 .mg-card img{display:block;max-width:100%;height:auto;background:#fff;border-radius:4px}
 .mg-basis code{font-size:.95em;overflow-wrap:anywhere}
 .mg-table figcaption{font-weight:600;margin-bottom:.3rem} .mg-scroll{overflow-x:auto}
 .mg-table table{border-collapse:collapse;font-size:.85rem;margin:0}
 .mg-table th,.mg-table td{padding:.35rem .7rem;border-bottom:1px solid var(--mg-line);
 text-align:left;vertical-align:top}
-.mg-table td{font-variant-numeric:tabular-nums}
+.mg-table td{font-variant-numeric:tabular-nums} .mg-table thead th{white-space:normal}
 .mg-cell .mg-ci{opacity:.75;white-space:nowrap} .mg-cell .mg-paper{opacity:.85}
 .mg-cell .mg-word{display:block;font-size:.75rem;margin-top:.1rem}
 .mg-cell .mg-pill{font-size:.72rem;padding:0 .45rem}
-@media(max-width:640px){.mg-table thead{position:absolute;left:-9999px}
+@media(max-width:640px){.mg-card{display:flex;flex-direction:column;padding:.6rem .8rem}
+.mg-card .mg-pictures{order:-1;margin:0 0 .5rem} .mg-table thead{position:absolute;left:-9999px}
 .mg-table table,.mg-table tbody,.mg-table tr,.mg-table th,.mg-table td{display:block;width:auto}
 .mg-table tr{border-bottom:2px solid var(--mg-line);padding:.3rem 0}
 .mg-table th,.mg-table td{border:0;padding:.15rem 0} .mg-table td:empty{display:none}
@@ -61,6 +62,8 @@ PAGE = """
 body{font:16px/1.5 system-ui,sans-serif;margin:1.5rem auto;max-width:76rem;padding:0 1rem;
 color:var(--ink);background:var(--paper);overflow-wrap:break-word}
 h1,h2,h3{line-height:1.2} h1{margin:.2rem 0 .6rem}
+@media(max-width:640px){h1{font-size:1.25rem} body{margin:.5rem auto} nav .long{display:none}
+.simulated{font-size:.88rem;margin:.4rem 0;padding:.3rem .6rem}}
 h2{margin-top:2.5rem;border-top:1px solid var(--line);padding-top:1.2rem}
 a{color:var(--mark)} nav{margin:.4rem 0 1rem}
 table{border-collapse:collapse;font-size:.85rem;margin:.3rem 0 1.5rem} caption{text-align:left;
@@ -73,7 +76,7 @@ td.short{white-space:nowrap} td.number{text-align:right;font-variant-numeric:tab
 white-space:nowrap} .interval{color:var(--dim)} .muted{color:var(--dim)}
 figure{margin:1rem 0} figure img{max-width:100%;height:auto}
 figcaption{font-size:.85rem} .gallery{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
-.gallery figure{margin:0;max-width:min(36rem,100%)} .gallery img{max-height:24rem;width:auto}
+.gallery{margin-bottom:1.2rem} .gallery figure{margin:0;max-width:100%}
 .claim{border-left:4px solid var(--mark);padding:.3rem 1rem;background:var(--soft)}
 .partial{border-left:4px solid var(--bad);padding:.3rem 1rem;background:var(--soft)}
 .simulated{border-left:6px solid #E69F00;padding:.5rem 1rem;background:var(--soft)}

@@ -10,7 +10,7 @@ __all__ = ['ARMS', 'evaluation_sets', 'instruments', 'quality_results', 'train_c
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache, partial
 
 import numpy as np
 
@@ -392,22 +392,30 @@ def _share(correct: np.ndarray, groups: np.ndarray, **fields) -> Result:
     )
 
 # %% ../../../nbs/848_studies.p2.evaluate.ipynb #d2579134
-def leakage_results(run: Run) -> list[Result]:
+def leakage_results(run: Run, data_dir: str = "") -> list[Result]:
     """1-NN classifiers and, of two classes or more, linear probes by way to split at every size;
     made once a run.
+
+    Parameters
+    ----------
+    run : Run
+        The run, with its images.
+    data_dir : str
+        Where the images were loaded from; needed the first time, of BUSI.
     """
     params, images, n_test = run.config["params"], run.data["all"], len(run.data["test"])
-    ways = groupings(images, params["data_dir"] if params["dataset"] == "busi" else "")
+    folder = data_dir if params["dataset"] == "busi" else ""
+    ways = cache(partial(groupings, images, folder))
     sizes = tuple(n for n in SIZES if n <= len(run.data["pool"])) or (len(run.data["pool"]),)
     features = probe_features(run)(images) if len(images.classes) > 1 else None
 
     def look_up():
         rows = None if features is None else {NEAREST_FEATURES: features}
-        return to_rows(nearest_neighbor_results(ways, n_test, sizes, rows))
+        return to_rows(nearest_neighbor_results(ways(), n_test, sizes, rows))
 
     def fit_probes():
         n_splits = LEAKAGE_SPLITS[params["preset"]]
-        return to_rows(classifier_results(ways, n_test, sizes, features, n_splits))
+        return to_rows(classifier_results(ways(), n_test, sizes, features, n_splits))
 
     rows = run.cached("leakage", look_up)
     if features is not None:

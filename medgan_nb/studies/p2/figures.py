@@ -35,17 +35,18 @@ def distance_figure(runs: list[Run]) -> Figure:
     curves = {}
     for model, label in LABELS.items():
         rows = {r.condition["n_train"]: r for r in select(distances, model=model)}
-        if set(rows) == set(sizes):
-            ordered = [rows[n] for n in sizes]
+        if rows:
+            ordered = [rows.get(n) for n in sizes]
             curves[label] = tuple(_ends(ordered, name) for name in ("value", "ci_low", "ci_high"))
     real = [select(distances, n_train=n)[0].real_baseline for n in sizes]
     curves["other real images"] = (real, real, real)
     return curve_with_band(sizes, curves, "training images", format_metric(distances[0]))
 
 
-def _ends(results: list[Result], name: str) -> list[float]:
-    "Values of a field, the value itself where there is no interval."
-    return [r.value if getattr(r, name) is None else getattr(r, name) for r in results]
+def _ends(results: list[Result | None], name: str) -> list[float]:
+    "Values of a field, the value itself where there is no interval, NaN where there is no result."
+    known = [(r, getattr(r, name, None)) for r in results]
+    return [np.nan if r is None else r.value if end is None else end for r, end in known]
 
 
 def _sample_figure(runs: list[Run]) -> Figure:
@@ -59,7 +60,7 @@ def _sample_figure(runs: list[Run]) -> Figure:
     tiles = [row.reshape(size, -1, size).transpose(1, 0, 2) for row in rows.values()]
     images = np.concatenate(tiles)[:, None].astype(np.float32) / 127.5 - 1
     mosaic = tile_images(images, len(tiles[0]))
-    figure, axes = draw_mosaic(mosaic, (size, size), 1.0)
+    figure, axes = draw_mosaic(mosaic, (size, size), label_lines=2)
     for k, title in enumerate(rows):
         label_row(axes, (k + 0.5) * size, title.replace(", ", "\n").replace("StyleGAN2 ", ""))
     return figure

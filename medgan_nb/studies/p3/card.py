@@ -94,6 +94,9 @@ def _within_16(end: float | None) -> float | None:
     return None if end is None else min(max(end, 0.0), 16.0)
 
 # %% ../../../nbs/868_studies.p3.card.ipynb #d7016fd9
+_TABLE1 = ("MSE", "SSIM", "FD", "KID", "MPV", "MPVD")
+
+
 def paper_tables(runs: list[Run]) -> dict[str, PaperTable]:
     "Tables 1 and 2, without numbers of the thesis."
     own = own_runs(runs)
@@ -105,10 +108,11 @@ def paper_tables(runs: list[Run]) -> dict[str, PaperTable]:
 def _table1(runs: list[Run]) -> PaperTable:
     "A row a measure: generated images, real ones in their place, the training images."
     rows = []
-    for result in aggregate(results_of(runs, "table1")):
+    results = [r for r in aggregate(results_of(runs, "table1")) if r.metric in _TABLE1]
+    for result in results:
         pairs = result.condition.get("pairs")
         title = format_metric(result) + (f" ({pairs} pairs)" if pairs else "")
-        baselines = (f"{x:.4g}" if x is not None else "–" for x in _baselines(result))
+        baselines = ("–" if x is None else f"{round(x, 4):g}" for x in _baselines(result))
         rows.append((title, (compare(result), *baselines)))
     headings = ("generated", "real images of other patients", "training images")
     note = "No number of the thesis is available."
