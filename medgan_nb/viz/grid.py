@@ -9,6 +9,7 @@ __all__ = ['PALETTE', 'STYLE', 'Figure', 'new_figure', 'tile_images', 'pixel_sca
 # %% ../../nbs/900_viz.grid.ipynb #866ac511
 import io
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib as mpl
 import numpy as np
@@ -145,6 +146,7 @@ def pixel_scale(width: int, tile_width: int, scale: float = 1.0) -> int:
     return int(min(most, max(least, 800 * scale // width)))
 
 
+@mpl.rc_context(STYLE)
 def draw_mosaic(
     mosaic: np.ndarray,
     tile_size: tuple[int, int],
@@ -163,13 +165,14 @@ def draw_mosaic(
     scale : float
         Size of the figure, see `pixel_scale`.
     title : str
-        Title above it.
+        Title above it; long ones are wrapped.
     label_lines : int
         Lines of text of the row labels on its left, for which room is left.
     """
     rows, columns = (mosaic.shape[axis] // tile_size[axis] for axis in (0, 1))
     repeat = pixel_scale(mosaic.shape[1], tile_size[1], scale)
     height, width = (repeat * n for n in mosaic.shape)
+    title = fill(title, width // 7)
     left = _LINE * label_lines + 8 if label_lines else 0
     top = _LINE * (title.count("\n") + 1) + 8 if title else 0
     size = (left + width, top + height)
@@ -181,7 +184,7 @@ def draw_mosaic(
     for k in range(1, rows):
         axes.axhline(k * tile_size[0] - 0.5, color="white", linewidth=1)
     if title:
-        axes.set_title(title)
+        axes.set_title(title, fontsize=9)
     axes.set_axis_off()
     return figure, axes
 

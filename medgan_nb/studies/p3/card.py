@@ -18,7 +18,7 @@ from medgan_nb.studies.common.card import (
     interval_words,
     signed,
 )
-from ..common.comparison import Comparison, compare
+from ..common.comparison import NOT_REPORTED, Comparison, compare
 from ..common.formatting import format_metric
 from ..common.paper_table import PaperTable, pick
 from ..common.results import aggregate, results_of, select
@@ -45,14 +45,16 @@ def card(runs: list[Run]) -> Card:
     return build_card(
         subject,
         own,
-        (headline(gain), " ".join(filter(None, (_stable(gain), _close(own))))),
+        (headline(gain) if gain else NOT_REPORTED, f"{_stable(gain)} {_close(own)}"),
         {f"WGAN-GP, {LABELS[run.config['params']['model']]}": run for run in own[:1]},
-        (_modes_figure(stability), caption),
+        (_modes_figure(stability), caption) if gain else (None, ""),
     )
 
 
-def _stable(gain: Comparison) -> str:
+def _stable(gain: Comparison | None) -> str:
     "The difference in modes."
+    if gain is None:
+        return "Stability was not measured."
     r = gain.result
     return (
         f"WGAN-GP reaches {signed(r.value)} of 16 modes against plain cross-entropy"
