@@ -2,8 +2,8 @@
 
 Puts the pages together in FOLDER/_proc and lets Sphinx render them to FOLDER/_docs (the project's
 own folder unless another is given); a warning is an error. The library's pages are the notebooks of
-nbs/ with their stored outputs and a reference read from the source; the studies' pages and the
-front page are written from outputs/published/.
+nbs/ with their stored outputs and a reference read from the source; all other pages are written
+from docs/ and outputs/published/.
 """
 
 import shutil
@@ -11,8 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from claims import ROOT, published_cards, published_runs
 from library import write_library
-from pages import ROOT, published_runs, write_front_page, write_howtos, write_studies
+from measuring import write_measuring
+from pages import write_front_page, write_gallery, write_howtos, write_studies
+
+from medgan_nb.report.style import COMPONENTS
 
 
 def main(folder: Path = ROOT) -> int:
@@ -24,11 +28,15 @@ def main(folder: Path = ROOT) -> int:
     for name in ("conf.py", "architecture.md", "promises.md"):
         shutil.copy(ROOT / "docs" / name, source)
     shutil.copytree(ROOT / "docs" / "_static", source / "_static")
+    (source / "_static" / "components.css").write_text(COMPONENTS, encoding="utf-8")
     runs = published_runs()
+    cards = published_cards(runs)
     write_library(source)
     write_howtos(source)
-    write_studies(source, runs)
-    write_front_page(source, runs)
+    write_measuring(source, runs)
+    write_gallery(source, runs, cards)
+    write_studies(source, runs, cards)
+    write_front_page(source, runs, cards)
     options = ["-W", "--keep-going", "-q", "-b", "html", "-j", "2", "-d", source / "_doctrees"]
     sphinx = [sys.executable, "-m", "sphinx", *options, source, target]
     done = subprocess.run(list(map(str, sphinx)))

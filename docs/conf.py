@@ -31,7 +31,7 @@ suppress_warnings = ["myst.header"]  # notebooks may begin a part at any depth
 html_theme = "pydata_sphinx_theme"
 html_title = "medgan_nb"
 html_static_path = ["_static"]
-html_css_files = ["site.css"]
+html_css_files = ["components.css", "site.css"]
 html_show_sourcelink = False
 html_copy_source = False
 html_show_sphinx = False
@@ -52,7 +52,7 @@ html_theme_options = {
     "back_to_top_button": False,
 }
 html_context = {"default_mode": "auto"}
-html_sidebars = {"index": [], "api": []}
+html_sidebars = {page: [] for page in ("index", "gallery", "measuring", "api")}
 
 
 def math_html(latex: str, display: str) -> str:

@@ -12,7 +12,8 @@ from base64 import b64decode, b64encode
 from io import BytesIO
 from pathlib import Path
 
-from pages import ROOT, published_runs, static_outputs, tags
+from claims import ROOT, published_runs
+from pages import static_outputs, tags
 from PIL import Image
 
 from medgan_nb.core.files import atomic_write

@@ -1,94 +1,111 @@
-"The site's pages besides the library: studies and front page from the published runs, how-tos."
+"The site's pages besides the library: studies, gallery, how-tos and front page."
 
+import csv
 import json
 import re
 import shutil
 from pathlib import Path
 
+from claims import ROOT, claims_table, short_answer
+from hero import HERO, hero
+from PIL import Image
 from reference import escape_cell
-from simulation import detectable_accuracy, simulate_small_sets
+from simulation import detectable_accuracy, fill, simulate_small_sets
 
 from medgan_nb.experiments.run import Run
 from medgan_nb.experiments.study import Study
-from medgan_nb.report.build import chosen, shown_run
-from medgan_nb.report.page import with_verdict
-from medgan_nb.studies.common.formatting import table_rows
+from medgan_nb.report.build import shown_run
+from medgan_nb.report.card import card_html
+from medgan_nb.report.gallery import gallery_entries, gallery_html
+from medgan_nb.report.paper_table import paper_table_html
+from medgan_nb.studies.common.card import Card
+from medgan_nb.studies.common.formatting import COLUMNS, table_rows
 from medgan_nb.studies.registry import STUDIES
 from medgan_nb.viz.grid import save_figure
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def published_runs() -> dict[str, list[Run]]:
-    "The published runs that are shown, by study."
-    return {name: chosen(study, ROOT / "nowhere")[0] for name, study in STUDIES.items()}
-
 
 # studies
 
 STUDIES_INDEX = """# Studies
 
-Each page has the claim, what our published runs say about it, every table beside the paper's, and
-the notebook.
+Four papers, each with its claim, what our published runs say about it, and the notebook that makes
+those runs.
 
 ```{toctree}
-:maxdepth: 1
+:hidden:
 
 """
+WIDE = "---\nhtml_theme.sidebar_secondary.remove: true\n---\n"
 
 
-def write_studies(source: Path, runs: dict[str, list[Run]]) -> None:
-    "A page per study, and its notebook."
+def write_studies(source: Path, runs: dict[str, list[Run]], cards: list[Card]) -> None:
+    "A page per study, its notebook, and all cards on one page."
     folder, contents = source / "studies", ""
     folder.mkdir()
-    for name, study in STUDIES.items():
-        if runs[name]:
-            text = study_page(study, runs[name])
-            write_figures(study, runs[name], folder / name)
-            text = fill(text, {"figures": figure_list(folder / name)})
-        else:
-            text = study_head(study) + (
-                "No run of this study has been published yet, so nothing is said here about the "
-                f"claim.\n\n{study_links(study)}"
-            )
+    for (name, study), card in zip(STUDIES.items(), cards):
+        text = study_page(study, runs[name], card, folder)
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
         book = json.dumps(site_notebook(study, runs[name]))
         (folder / f"{name}_notebook.ipynb").write_text(book, encoding="utf-8")
         contents += f"{name}\nThe notebook of {name} <{name}_notebook>\n"
-    (folder / "index.md").write_text(f"{STUDIES_INDEX}{contents}```\n", encoding="utf-8")
+    shown = sorted(cards, key=lambda card: not card.basis)
+    text = f"{WIDE}{STUDIES_INDEX}{contents}```\n\n"
+    text += "\n\n".join(f"{raw(card_html(card))}\n{study_links(card.study)}" for card in shown)
+    (folder / "index.md").write_text(text, encoding="utf-8")
 
 
-def study_head(study: Study) -> str:
-    return f"# {study.name}: {study.title}\n\n**The paper's claim.** {study.claim}\n\n"
+def raw(html: str) -> str:
+    "HTML as a block of a Markdown page."
+    return f"```{{raw}} html\n{html}\n```\n"
 
 
-def study_links(study: Study) -> str:
+def study_links(name: str) -> str:
     return (
-        f"The notebook: [{study.notebook}]({study.name}_notebook.ipynb). Run it yourself: "
-        f"`medgan-nb reproduce {study.name}`.\n\n"
+        f"[All tables and figures of {name}](/studies/{name}.md) · "
+        f"[its notebook](/studies/{name}_notebook.ipynb) · "
+        f"run it yourself: `medgan-nb reproduce {name}`\n"
     )
 
 
-def study_page(study: Study, runs: list[Run]) -> str:
-    "The claim, what the runs say, the verdicts, figures and tables of a study."
-    tables = {
-        title: table_rows(comparisons, study.labels)
-        for title, comparisons in study.tables(runs).items()
-    }
-    data, preset = runs[0].config["data"], runs[0].config["params"]["preset"]
-    first, *others = sentences(study.narrative(runs))
-    blocks = [
-        f"{study_head(study)}**What our runs say.** {first}\n",
-        "".join(f"* {sentence}\n" for sentence in others),
-        f"{study_links(study)}{len(runs)} published runs, preset {preset}, "
-        f"on {data['name']} ({data['licence']}).\n",
-        f"## Verdicts\n\n{markdown_rows(with_verdict(tables))}",
-        "## Figures\n\n{{figures}}",
-        "## Tables\n",
-    ]
-    for title, rows in tables.items():
-        blocks.append(f"### {title.replace('_', ' ')}\n\n{markdown_rows(rows)}")
+def study_page(study: Study, runs: list[Run], card: Card, folder: Path) -> str:
+    "The card, the paper's tables, the figures, and all else in folds."
+    title = f"{WIDE}# {study.name}: {study.title}\n\n{raw(page_card(card))}\n"
+    links = (
+        f"The notebook: [{study.notebook}]({study.name}_notebook.ipynb). "
+        f"Run it yourself: `medgan-nb reproduce {study.name}`.\n\n"
+    )
+    if not runs:
+        return f"{title}{links}No run of this study has been published yet.\n"
+    blocks = [title, links]
+    blocks += [raw(paper_table_html(table)) for table in study.paper_tables(runs).values()]
+    write_figures(study, runs, folder / study.name)
+    blocks.append(f"## Figures\n\n{figure_section(folder / study.name)}")
+    blocks.append(f"## Details\n\n{len(runs)} published runs; the card rests on {card.basis}.\n")
+    said = "".join(f"* {sentence}\n" for sentence in sentences(study.narrative(runs)))
+    blocks.append(fold("What the runs say, in full", said))
+    for name, comparisons in study.tables(runs).items():
+        rows = table_rows(comparisons, study.labels)
+        write_csv(folder / study.name / f"{name}.csv", rows)
+        link = f"[{name}.csv]({study.name}/{name}.csv)\n\n"
+        blocks.append(fold(f"Table: {name.replace('_', ' ')}", link + markdown_rows(rows)))
     return "\n".join(blocks)
+
+
+def page_card(card: Card) -> str:
+    "The card of a study on its own page, which says its title already."
+    return f'<div class="own-page">{card_html(card)}</div>'
+
+
+def fold(summary: str, text: str) -> str:
+    "A section that is closed at first."
+    return f"{raw(f'<details><summary>{summary}</summary>')}\n{text}\n{raw('</details>')}"
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    "All columns of a table."
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def sentences(text: str) -> list[str]:
@@ -125,18 +142,42 @@ def write_figures(study: Study, runs: list[Run], folder: Path) -> None:
         shutil.copy(path, folder)
 
 
-def figure_list(folder: Path) -> str:
-    "The figures in a folder as Markdown."
+def figure_section(folder: Path) -> str:
+    "The paper's figures, two in a row where they are not wide, and all others in a fold."
+    paths = sorted(folder.glob("*.png"), key=figure_order)
+    papers = [path for path in paths if FIGURE.fullmatch(path.stem)[1]]
+    others = [path for path in paths if path not in papers]
+    text = figure_grid(papers or others)
+    return text + fold("More figures", figure_grid(others)) if papers and others else text
+
+
+FIGURE = re.compile(r"(?:fig(\d+(?:_\d+)*)_)?(.+)")
+WIDE_ASPECT = 1.9
+
+
+def figure_order(path: Path) -> tuple[list[int], str]:
+    "In the paper's order: `fig2` before `fig10`."
+    numbers, title = FIGURE.fullmatch(path.stem).groups()
+    return [int(number) for number in (numbers or "999").split("_")], title
+
+
+def figure_grid(paths: list[Path]) -> str:
+    "Figures with their captions as Markdown; rows of images take the whole width."
     text = ""
-    for path in sorted(folder.glob("*.png")):
+    for path in paths:
         caption = figure_caption(path.stem)
-        text += f"### {caption}\n\n![{caption}]({folder.name}/{path.name})\n\n"
-    return text
+        width, height = Image.open(path).size
+        shape = "wide" if width > WIDE_ASPECT * height else "half"
+        text += (
+            f"```{{figure}} {path.parent.name}/{path.name}\n:alt: {caption}\n:figclass: {shape}\n\n"
+            f"{caption}\n```\n\n"
+        )
+    return f"::::{{container}} figures\n{text}::::\n"
 
 
 def figure_caption(stem: str) -> str:
     "`fig5_6_real_images` -> `Fig. 5 and 6 of the paper: real images`."
-    numbers, title = re.fullmatch(r"(?:fig(\d+(?:_\d+)*)_)?(.+)", stem).groups()
+    numbers, title = FIGURE.fullmatch(stem).groups()
     title = title.replace("_", " ")
     if not numbers:
         return title[0].upper() + title[1:]
@@ -188,16 +229,32 @@ def static_outputs(outputs: list[dict]) -> list[dict]:
 
 # how-tos
 
-ORDER = (
-    "howto_own_images",
-    "howto_dicom",
-    "howto_small_sets",
-    "howto_resume",
-    "howto_gpu",
-    "howto_memory",
-    "howto_reader_study",
-    "howto_cluster",
-)
+TASKS = {
+    "howto_own_images": "I have 100 images of my own: is a GAN worth it?",
+    "howto_small_sets": "I have few images: what does an FID mean?",
+    "howto_dicom": "My images are DICOM files",
+    "howto_reader_study": "I want radiologists to tell real from generated",
+    "howto_resume": "My run was interrupted, or must be",
+    "howto_gpu": "I have a GPU",
+    "howto_cluster": "I have a cluster, or several machines",
+    "howto_memory": "It runs out of memory",
+    "howto_new_model": "I want to add a model",
+    "howto_new_metric": "I want to add a metric",
+}
+HOWTO_INDEX = """# How to
+
+![Fréchet distance of two generators against the number of images](small_sets.png)
+
+*Why small sets need care: even a perfect generator scores far from zero at 50 images (simulated).*
+
+{tasks}
+
+```{{toctree}}
+:hidden:
+
+{pages}
+```
+"""
 
 
 def write_howtos(source: Path) -> None:
@@ -206,46 +263,60 @@ def write_howtos(source: Path) -> None:
     folder.mkdir()
     values = simulate_small_sets(folder)
     values |= {f"power{n}": f"{detectable_accuracy(n):.0%}" for n in (40, 100)}
-    names = [path.stem for path in sorted((ROOT / "docs").glob("howto_*.md"))]
-    names.sort(key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
-    for name in names:
+    for name in TASKS:
         text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
         (folder / f"{name}.md").write_text(fill(text, values), encoding="utf-8")
-    contents = "\n".join(names)
-    index = f"# How to\n\n```{{toctree}}\n:maxdepth: 1\n\n{contents}\n```\n"
+    tasks = "\n".join(f"* [{task}]({name}.md)" for name, task in TASKS.items())
+    index = HOWTO_INDEX.format(tasks=tasks, pages="\n".join(TASKS))
     (folder / "index.md").write_text(index, encoding="utf-8")
 
 
-def fill(text: str, values: dict[str, str]) -> str:
-    "A text with its {{placeholders}} replaced."
-    for key, value in values.items():
-        text = text.replace("{{" + key + "}}", value)
-    return text
+# gallery
+
+GALLERY = f"""{WIDE}# Gallery
+
+What the generators of the published runs make. Nobody has chosen: the first samples of the first
+seed of each condition, in their own pixels.
+
+"""
+NO_SPRITES = """The published runs were made before samples were kept for this page; it fills as
+runs
+are published (`medgan_nb.report.build.publish`). Until then, this is what was kept of study p4:
+first samples of a DCGAN trained on normal radiographs, below real ones. For your own runs,
+`medgan_nb.report.gallery.write_gallery_page` writes the same page.
+
+![{words}](_static/hero.png)
+"""
+
+
+def write_gallery(source: Path, runs: dict[str, list[Run]], cards: list[Card]) -> None:
+    "The page, and its sprites under _static/gallery."
+    entries = []
+    for name, study in STUDIES.items():
+        entries += gallery_entries(study, runs[name])
+        for run in runs[name]:
+            if (run.folder / "gallery").is_dir():
+                target = source / "_static" / "gallery" / name / run.folder.name / "gallery"
+                shutil.copytree(run.folder / "gallery", target)
+    if entries:
+        text = raw(gallery_html(entries, "_static/gallery/"))
+    else:
+        text = NO_SPRITES.format(words=hero(cards, runs)[1])
+    (source / "gallery.md").write_text(GALLERY + text, encoding="utf-8")
 
 
 # front page
 
-FRONT_PICTURE = "p4/fig2_accuracy.png"
-FRONT_CAPTION = "Test accuracy with and without synthetic images, beside the paper's numbers"
 
-
-def write_front_page(source: Path, runs: dict[str, list[Run]]) -> None:
-    "What the project is, a picture, two commands, and what was found about each paper."
+def write_front_page(source: Path, runs: dict[str, list[Run]], cards: list[Card]) -> None:
+    "What the project is, a picture, the answer, two commands, and the four claims."
+    png, words = hero(cards, runs)
+    (source / "_static" / HERO.name).write_bytes(png)
+    values = {
+        "hero": f"![{words}](_static/{HERO.name})",
+        "words": f"{words}.",
+        "answer": short_answer(cards),
+        "claims": claims_table(cards, "[{0}](studies/{0}.md)"),
+    }
     text = (ROOT / "docs" / "front.md").read_text(encoding="utf-8")
-    picture = ""
-    if (source / "studies" / FRONT_PICTURE).exists():
-        picture = f"![{FRONT_CAPTION}](studies/{FRONT_PICTURE})"
-    text = fill(text, {"claims": claims_table(runs), "picture": picture})
-    (source / "index.md").write_text(text, encoding="utf-8")
-
-
-def claims_table(runs: dict[str, list[Run]]) -> str:
-    "Each paper's claim beside the first sentence of what our runs say."
-    table = "| study | what | the paper's claim | what our runs say |\n|---|---|---|---|\n"
-    for name, study in STUDIES.items():
-        found = "no published run yet"
-        if runs[name]:
-            found = escape_cell(sentences(study.narrative(runs[name]))[0])
-        link, claim = f"[{name}](studies/{name}.md)", escape_cell(study.claim)
-        table += f"| {link} | {study.title} | {claim} | {found} |\n"
-    return table
+    (source / "index.md").write_text(fill(text, values), encoding="utf-8")

@@ -84,3 +84,10 @@ def markdown_table(values: dict) -> str:
         cells = [f"{values[n][k].mean():.3g} ± {values[n][k].std(ddof=1):.1g}" for k in keys]
         lines.append([str(n), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def fill(text: str, values: dict[str, str]) -> str:
+    "A text with its {{placeholders}} replaced."
+    for key, value in values.items():
+        text = text.replace("{{" + key + "}}", value)
+    return text

@@ -13,11 +13,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import typer
-from browser import needs_chromium, open_page, until
+from browser import needs_chromium, open_page, screenshot, until
 from playwright.sync_api import expect
 
 from medgan_nb.cli import app
 from medgan_nb.report.build import chosen
+from medgan_nb.studies.common import comparison
 from medgan_nb.studies.registry import STUDIES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,37 +111,114 @@ def test_search_and_themes(site):
         assert log.errors == []
 
 
+TOP_PAGES = (
+    "index.html",
+    "studies/index.html",
+    "gallery.html",
+    "measuring.html",
+    "howto/index.html",
+    "library/index.html",
+)
+STUDY_PAGES = tuple(f"studies/{name}.html" for name in STUDIES)
+OTHER_PAGES = (
+    "studies/p4_notebook.html",
+    "howto/howto_small_sets.html",
+    "library/510_metrics_fid.html",
+    "library/metrics.html",
+    "api.html",
+)
+CUT = """() => [...document.querySelectorAll('.bd-article table, .bd-article img')]
+  .filter(box => box.getBoundingClientRect().right > innerWidth + 1
+    && !box.closest('.mg-scroll, .bd-article div.math'))
+  .map(box => box.outerHTML.slice(0, 200))"""
+
+
 @needs_chromium
-def test_pages_fit_a_phone(site):
-    with open_page(390, 844, is_mobile=True) as (page, log):
-        for name in (
-            "index.html",
-            "studies/p4.html",
-            "studies/p4_notebook.html",
-            "howto/howto_small_sets.html",
-            "library/510_metrics_fid.html",
-            "api.html",
-        ):
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_pages_fit_and_nothing_is_cut(site, width, theme):
+    with open_page(width, 844, color_scheme=theme, is_mobile=width < 600) as (page, log):
+        for name in (*TOP_PAGES, *STUDY_PAGES, *OTHER_PAGES):
             page.goto((site / name).as_uri())
-            assert page.evaluate("document.documentElement.scrollWidth") <= 391, name
+            assert page.evaluate("document.documentElement.dataset.theme") == theme
+            assert page.evaluate("document.documentElement.scrollWidth") <= width + 1, name
+            assert page.evaluate(CUT) == [], name
+            screenshot(page, f"{name.replace('/', '_')}_{width}_{theme}.png")
+        assert log.errors == [] and log.external() == []
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [1280, 390])
+def test_first_screens_show_a_picture(site, width):
+    published = [name for name, study in STUDIES.items() if chosen(study, ROOT / "nowhere")[0]]
+    assert published
+    with open_page(width, 800, is_mobile=width < 600) as (page, log):
+        for name in (*TOP_PAGES, *(f"studies/{name}.html" for name in published)):
+            page.goto((site / name).as_uri())
+            picture = page.locator(".bd-article img, .bd-article [role=img]").first
+            expect(picture).to_be_in_viewport()
+            words = picture.get_attribute("alt") or picture.get_attribute("aria-label")
+            assert words and len(words) > 10, name
+        assert log.errors == []
+
+
+@needs_chromium
+def test_pages_are_short_and_the_front_page_answers_at_once(site):
+    with open_page(1280, 800) as (page, log):
+        for name in (*TOP_PAGES, *STUDY_PAGES):
+            page.goto((site / name).as_uri())
+            assert page.locator(".bd-article details[open]").count() == 0
+            assert page.evaluate("document.documentElement.scrollHeight") <= 12_000, name
+        page.goto((site / "index.html").as_uri())
+        for words in ("Does GAN augmentation help", "What do such GANs make?", "medgan-nb trial"):
+            expect(page.get_by_text(words).first).to_be_in_viewport()
         assert log.errors == []
 
 
 def test_front_page_says_what_the_published_runs_say(site):
     text = (site / "index.html").read_text(encoding="utf-8")
-    plain = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", text)).replace("&#39;", "'")
+    plain = plain_text(text)
     for name, study in STUDIES.items():
         runs, _ = chosen(study, ROOT / "nowhere")
-        assert f'href="studies/{name}.html"' in text and study.title in plain
-        first = (
-            re.split(r"(?<=[.!?]) (?=[A-Z0-9])", study.narrative(runs))[0]
-            if runs
-            else "no published run yet"
-        )
-        assert re.sub(r"\W+", "", first) in re.sub(r"\W+", "", plain)
+        card = study.card(runs)
+        assert f'href="studies/{name}.html"' in text and bare(card.claim) in bare(plain)
         page = (site / "studies" / f"{name}.html").read_text(encoding="utf-8")
+        said = (card.verdict, card.answer) if runs else ("no published run yet",)
+        assert all(bare(words) in bare(plain) for words in said)
+        assert bare(card.answer) in bare(plain_text(page))
         assert not runs or f"{len(runs)} published runs" in page
     assert "make reproduce" in plain and "make test" in plain
+
+
+def plain_text(html: str) -> str:
+    "The text of a page."
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", "", html)).replace("&#39;", "'")
+
+
+def bare(text: str) -> str:
+    "Letters and digits alone: typography and escapes do not matter."
+    return re.sub(r"\W+", "", text)
+
+
+def test_measuring_page_has_every_verdict_and_what_the_cards_say(site):
+    plain = plain_text((site / "measuring.html").read_text(encoding="utf-8"))
+    words = [word for name, word in vars(comparison).items() if name in comparison.__all__[:9]]
+    assert len(words) == 9 and all(word in plain for word in words)
+    assert "blur 1 px" in plain and "x clean)" in plain and "{{" not in plain
+    assert len(list((site / "_images").glob("*calibration*.png"))) >= 2
+
+
+def test_library_index_is_by_package(site):
+    page = Links(site / "library" / "index.html")
+    packages = {path.stem.partition("_")[2].partition(".")[0] for path in NOTEBOOKS}
+    assert {f"{name}.html" for name in packages} <= set(page.links)
+    for path in NOTEBOOKS:
+        package = path.stem.partition("_")[2].partition(".")[0]
+        links = Links(site / "library" / f"{package}.html").links
+        assert f"{path.stem.replace('.', '_')}.html" in links
+
+
+NOTEBOOKS = sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
 
 
 def commands() -> list[tuple[str, str]]:

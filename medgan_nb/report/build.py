@@ -17,6 +17,7 @@ from ..experiments.status import run_statuses
 from ..experiments.study import Study, project_root
 from .contents import Contents, usable_runs, write_contents
 from .page import Part, page
+from ..studies.common.gallery import gallery_runs, write_gallery
 from ..studies.common.predictions import check_predictions
 from ..studies.common.results import check_results
 from ..studies.registry import PRESETS
@@ -135,8 +136,8 @@ KEPT = (
 
 
 def publish(study: Study, outputs: Path | str, target: Path | str) -> list[Path]:
-    """Copy what is kept of a study's runs to `target/<paper>/<run-id>/`, and the report's tables
-    and figures beside them.
+    """Copy what is kept of a study's runs to `target/<paper>/<run-id>/`, sprites of what their
+    generators make, and the report's tables and figures beside them.
     """
     runs, _ = chosen(study, Path(outputs))
     made = []
@@ -149,6 +150,8 @@ def publish(study: Study, outputs: Path | str, target: Path | str) -> list[Path]
             run.folder / name for name in KEPT if (run.folder / name).exists()
         ] + pictures:
             made.append(atomic_write(folder / source.relative_to(run.folder), read_bytes(source)))
+    for run in gallery_runs(runs):
+        made += write_gallery(run, Path(target) / study.name / run.id / "gallery")
     report_folder = Path(target) / study.name / "report"
     write_contents(study, runs, report_folder, shown_run(study, runs))
     (report_folder / "contents.json").unlink()
