@@ -163,7 +163,6 @@ def study(notebook: str) -> Study:
         configure=configure,
         tables=None,
         figures=None,
-        markdown_table=None,
         narrative=None,
         card=None,
         paper_tables=None,

@@ -63,8 +63,6 @@ class Study:
         `tables(runs) -> dict[str, list[Comparison]]`: the paper's tables, ours beside theirs.
     figures : callable
         `figures(runs) -> dict[str, Figure]`: the paper's figures.
-    markdown_table : callable
-        `markdown_table(runs) -> str`: the main table in Markdown, as in the README.
     narrative : callable
         `narrative(runs) -> str`: a paragraph on what the runs say about the claim; its numbers
         come from the tables.
@@ -91,7 +89,6 @@ class Study:
     configure: Callable[[dict], tuple[dict, dict]]
     tables: Callable[[list], dict[str, list]]
     figures: "Callable[[list], dict[str, Figure]]"
-    markdown_table: Callable[[list], str]
     narrative: Callable[[list], str]
     card: Callable[[list], object]
     paper_tables: Callable[[list], dict[str, object]]

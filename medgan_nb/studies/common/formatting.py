@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'format_condition', 'format_metric', 'format_number', 'format_interval', 'format_verdict', 'table_rows',
-           'markdown_table', 'data_frame']
+           'data_frame']
 
 # %% ../../../nbs/802_studies.common.formatting.ipynb #8c766056
 from collections.abc import Iterable
@@ -122,19 +122,6 @@ def table_rows(
         )
         rows.append(dict(zip(COLUMNS, values, strict=True)))
     return rows
-
-
-def markdown_table(rows: list[dict], headings: dict[str, str]) -> str:
-    "Rows as a Markdown table: which columns, under which heading. Numbers to two decimals."
-
-    def text(value):
-        if isinstance(value, float):
-            return f"{value:.2f}"
-        return "" if value is None else str(value).replace("|", "/")
-
-    lines = [list(headings.values()), ["---"] * len(headings)]
-    lines += [[text(row[column]) for column in headings] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def data_frame(rows: list[dict]) -> pd.DataFrame:

@@ -430,7 +430,6 @@ STUDY = Study(
     configure=configure,
     tables=tables.tables,
     figures=tables.figures,
-    markdown_table=tables.markdown_results,
     narrative=tables.narrative,
     card=card.card,
     paper_tables=card.paper_tables,

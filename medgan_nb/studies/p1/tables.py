@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'CURVES', 'dataset_table', 'layer_table', 'segmentation_table', 'comparison_table', 'measured_table', 'tables',
-           'curves_figure', 'collapse_figure', 'figures', 'narrative', 'markdown_results']
+           'curves_figure', 'collapse_figure', 'figures', 'narrative']
 
 # %% ../../../nbs/826_studies.p1.tables.ipynb #1133a221
 from dataclasses import replace
@@ -31,9 +31,6 @@ from medgan_nb.studies.common.comparison import (
 from medgan_nb.studies.common.formatting import (
     format_condition,
     format_interval,
-    format_metric,
-    format_verdict,
-    markdown_table,
 )
 from ..common.results import Result, aggregate, by_condition, results_of, select
 from .audit import audit_table
@@ -407,28 +404,3 @@ def _leakage_sentence(runs: list[Run]) -> str:
         points += "" if "points" in points else " points"
         sentences.append(f"Splitting by image instead of by lesion changes accuracy by {points}.")
     return " ".join(sentences)
-
-
-def markdown_results(runs: list[Run]) -> str:
-    "The main numbers in Markdown, as the README carries them."
-    wanted = ("accuracy", "Dice, two-class mean", "lesion Dice")
-    rows = []
-    for comparison in classification_table(runs) + segmentation_table(runs):
-        result = comparison.result
-        if result.metric not in wanted or "class" in result.condition:
-            continue
-        if result.metric == "accuracy" and "arm" in result.condition:
-            continue
-        rows.append(
-            {
-                "condition": format_condition(result.condition, LABELS | ARMS),
-                "metric": format_metric(result),
-                "ours": result.value,
-                "ci_low": result.ci_low,
-                "ci_high": result.ci_high,
-                "paper": comparison.paper,
-                "verdict": format_verdict(comparison),
-                "runs": result.n_runs,
-            }
-        )
-    return markdown_table(rows, {name: name for name in rows[0]})

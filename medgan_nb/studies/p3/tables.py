@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'MEASURED', 'PAIRS', 'MODES', 'measured_table', 'probe_table', 'difference_table', 'stability_table',
-           'data_table', 'thesis_table', 'tables', 'figures', 'own_runs', 'narrative', 'markdown_results']
+           'data_table', 'thesis_table', 'tables', 'figures', 'own_runs', 'narrative']
 
 # %% ../../../nbs/862_studies.p3.tables.ipynb #dd0691a9
 from dataclasses import replace
@@ -29,8 +29,6 @@ from medgan_nb.studies.common.formatting import (
     format_condition,
     format_interval,
     format_metric,
-    format_number,
-    markdown_table,
 )
 from medgan_nb.studies.common.results import (
     Result,
@@ -357,22 +355,3 @@ def _classifier_sentence(runs: list[Run]) -> str:
         for result in select(results, arm=arm, control="real")
     ]
     return f"{start}; its AUC changes by {', '.join(parts)}."
-
-
-def markdown_results(runs: list[Run]) -> str:
-    "Table 1 in Markdown, as the README carries it."
-    rows = []
-    for r in _pooled(own_runs(runs), "table1"):
-        pairs = r.condition.get("pairs")
-        interval = "" if r.ci_low is None else f"{r.ci_low:.3g} to {r.ci_high:.3g}"
-        rows.append(
-            {
-                "measure": format_metric(r) + (f", {pairs} pairs" if pairs else ""),
-                "generated": format_number(r.value, 3),
-                "95 % interval": interval,
-                "real images of other patients": format_number(r.real_baseline, 3),
-                "training images": format_number(r.copy_baseline, 3),
-                "runs": r.n_runs,
-            }
-        )
-    return markdown_table(rows, {name: name for name in rows[0]})

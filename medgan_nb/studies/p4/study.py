@@ -230,7 +230,6 @@ STUDY = Study(
     configure=configure,
     tables=tables.tables,
     figures=figures.figures,
-    markdown_table=narrative.markdown_results,
     narrative=narrative.narrative,
     card=card.card,
     paper_tables=card.paper_tables,
