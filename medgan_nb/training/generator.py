@@ -223,10 +223,13 @@ def _checked_images(about: dict | None, n_classes: int) -> tuple[dict[str, int],
     "Class counts and bits of the training images; numbered classes where the file has none."
     if about is None:
         return {f"class {k}": 1 for k in range(max(n_classes, 1))}, 8
-    counts = {str(name): int(count) for name, count in about["class_counts"].items()}
+    counts = dict(about["class_counts"])
+    for name, count in counts.items():
+        if not (name.isprintable() and len(name) <= 120 and isinstance(count, int)):
+            raise WeightsError(f"class {name!r:.60}: {count!r:.60}; expected a name and a count")
     if about["bits"] not in _BITS or not counts or (n_classes and len(counts) != n_classes):
         raise WeightsError(f"{len(counts)} classes of {about['bits']} bits; expected {n_classes}")
-    if min(counts.values()) < 0 or not sum(counts.values()):
+    if min(counts.values()) < 0 or not 0 < sum(counts.values()) < 2**53:
         raise WeightsError(f"class counts {counts}; expected 0 or more each, and one image")
     return counts, about["bits"]
 

@@ -7,6 +7,7 @@ __all__ = ['ADMITTED', 'calibration_cards', 'admitted', 'Instruments', 'calibrat
            'calibration_table', 'calibration_results', 'with_equivalents', 'calibration_figures']
 
 # %% ../../../nbs/806_studies.common.calibration.ipynb #d8cdcc8b
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +15,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from ...core.errors import MedganError
+from ...core.errors import DataError, MedganError
 from ...core.files import cache_dir, digest, read_json, write_json
 from ...data.dataset import ImageSet
 from ...experiments.run import Run
@@ -86,7 +87,10 @@ def _make_card(
         n=n,
         device=run.device,
     ).to_dict()
-    write_json(path, card)
+    try:
+        write_json(path, card)
+    except DataError as error:
+        warnings.warn(f"the calibration card is not kept: {error}", stacklevel=2)
     return card
 
 
