@@ -438,7 +438,7 @@ def _join_parts(folder: Path, classes: tuple[str, ...]) -> None:
         return
     try:
         _write_archive(folder, parts, classes)
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{folder}: its portions cannot be joined ({error}); --force makes them again"
         ) from error
