@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from conftest import NETWORK_LOG, listened_to
 
 from medgan_nb.core import files
 from medgan_nb.data.dataset import ImageSet
@@ -197,7 +198,8 @@ _PROCESS_FILES = ("leases/*", "progress.json", "run.log", "executed.ipynb")
 def reproduce(paper: str, outputs: Path) -> subprocess.Popen:
     "The smoke run of a study, started or resumed in the background."
     words = [COMMAND, "reproduce", paper, "--preset", "smoke", "--jobs", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    outputs.mkdir(exist_ok=True)
+    environment = listened_to(outputs) | {"OMP_NUM_THREADS": "1"}
     log = open(outputs.with_suffix(".log"), "a")
     return subprocess.Popen(
         [*words, "--outputs", str(outputs)], stdout=log, stderr=log, env=environment
@@ -238,3 +240,4 @@ def test_a_killed_run_leaves_every_file_as_an_undisturbed_one(tmp_path, paper):
     expected, found = run_contents(tmp_path / "undisturbed"), run_contents(tmp_path / "killed")
     assert set(found) == set(expected)
     assert [name for name in expected if found[name] != expected[name]] == []
+    assert (tmp_path / "undisturbed" / NETWORK_LOG).read_text() == ""

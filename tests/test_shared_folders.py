@@ -3,7 +3,6 @@ features and cards. Whatever their files hold, they are read, made again, or ref
 """
 
 import csv
-import json
 import multiprocessing
 import os
 import resource
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from run_folders import MARKUP, copy_run, load, make_fifo, places, rehash, replaced, store
+from small_sources import CACHES, PLAN, cached_card, cached_images, noise_set, trained_source
 from test_run_folders import time_limit
 
 import medgan_nb
@@ -26,41 +26,19 @@ from medgan_nb.app.trial import _finished, _plan_once
 from medgan_nb.core.errors import ConfigError, DataError, MedganError, WeightsError
 from medgan_nb.core.files import read_json, write_json
 from medgan_nb.core.weights import PublishedFile, load_published_weights, required_tensors
-from medgan_nb.data.cache import cached_image_set
-from medgan_nb.data.dataset import ImageSet
+from medgan_nb.data.formats.images import write_png
 from medgan_nb.datasets import folder as folder_set
 from medgan_nb.datasets.audit import check
 from medgan_nb.experiments.run import load_run
-from medgan_nb.metrics.features import random_network
 from medgan_nb.report import contents
 from medgan_nb.report.trial import trial_page
 from medgan_nb.studies.common import calibration
-from medgan_nb.studies.common.feature_networks import image_features
-from medgan_nb.studies.trial.plan import Plan
 from medgan_nb.training.checkpoint import load_tree, save_tree
-from medgan_nb.training.loop import train
-from medgan_nb.training.registry import model_recipe
-
-PLAN = Plan("projected", 64, 3, 5.0, 60.0, 40, 3600.0)
-
-
-def noise_set(n: int = 8, size: int = 32) -> ImageSet:
-    "Noise of two classes."
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (n, 1, size, size), generator=generator, dtype=torch.uint8)
-    ids = [f"{k}" for k in range(n)]
-    labels = [k % 2 for k in range(n)]
-    return ImageSet(pixels, labels, ("a", "b"), ids, ids, name="noise", simulated=True)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Source:
-    "A small conditional generator without its images."
-    options = {"config": "auto", "batch_size": 4, "channel_base": 128, "channel_max": 4, "z_dim": 4}
-    recipe = model_recipe("stylegan2", 32, 2, **options)
-    folder = tmp_path_factory.mktemp("trained")
-    train(recipe, noise_set(), kimg=0.008, seed=0, folder=folder, precision="fp32", bar=False)
-    return Source(medgan_nb.load(folder), folder / "weights.safetensors", "g", reason="not here")
+    return trained_source(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
@@ -261,33 +239,6 @@ def damage_file(path: Path, name: str) -> None:
         make_fifo(path)
     else:
         path.write_bytes(DAMAGES[name](path.read_bytes()))
-
-
-def cached_features() -> np.ndarray:
-    return image_features(random_network(), noise_set())
-
-
-def cached_card(folder: Path) -> dict:
-    "What the calibration keeps for a run, read or made."
-    run = type("run", (), {"device": "cpu"})
-    images = noise_set(40, 16)
-    halves = [images.select(range(k, 40, 2)) for k in (0, 1)]
-    card = calibration._make_card(run, random_network(), *halves, 8)
-    return json.loads(json.dumps(card | {"seconds": 0}))
-
-
-def cached_images(folder: Path) -> str:
-    source = folder / "source.png"
-    if not source.exists():
-        source.touch()
-    return cached_image_set("noise", [source], {}, noise_set).fingerprint
-
-
-CACHES = {
-    "features": lambda folder: cached_features().tobytes(),
-    "calibration": cached_card,
-    "prepared": cached_images,
-}
 
 
 @pytest.mark.filterwarnings("ignore:.*damaged")
@@ -519,8 +470,6 @@ def test_markup_in_every_place_of_a_trial_stays_text():
 
 def test_a_named_pipe_for_groups_does_not_hang(tmp_path):
     noise = noise_set(4).pixels[:, 0].numpy()
-    from medgan_nb.data.formats.images import write_png
-
     for k, pixels in enumerate(noise):
         write_png(tmp_path / "mine" / "ab"[k % 2] / f"{k}.png", pixels)
     os.mkfifo(tmp_path / "mine" / "groups.csv")

@@ -227,6 +227,7 @@ def test_a_failed_run_is_named_and_the_rest_goes_on(tmp_path):
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "failed: n2-dcgan-s0-smoke-" in done.stderr and "Traceback" not in done.stderr
+    assert "cell In" not in done.stderr and "Error" not in done.stderr
     (failed,) = tmp_path.glob("outputs/p4/n2-*")
     (good,) = tmp_path.glob("outputs/p4/n60-*")
     assert (
