@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -143,9 +142,8 @@ def test_an_interrupt_at_the_start_leaves_no_traceback(tmp_path, seconds):
 
 
 def test_the_installed_command_is_the_light_one():
-    (entry,) = entry_points(group="console_scripts", name="medgan-nb")
     text = (Path(__file__).parent.parent / "settings.ini").read_text()
-    assert entry.value == "medgan_nb.entry:main" and f"medgan-nb={entry.value}" in text
+    assert "console_scripts = medgan-nb=medgan_nb.entry:main" in text
 
 
 def test_a_folder_of_answers_is_not_called_an_image(tmp_path):

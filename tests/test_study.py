@@ -168,8 +168,11 @@ def test_a_killed_sweep_resumes_and_is_done(tmp_path):
         and str(tmp_path) not in (run / "config.json").read_text()
     )
 
+    drawn = {path: path.stat().st_mtime_ns for path in page.parent.rglob("*.*")}
+    drawn.pop(page)
     again = medgan(*words)
     assert again.returncode == 0 and "1 of 1 runs already done" in again.stdout
+    assert len(drawn) > 10 and {path: path.stat().st_mtime_ns for path in drawn} == drawn
     check_report(page)
 
 
