@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from medgan_nb.experiments.run import load_run
 from medgan_nb.report import contents
 from medgan_nb.report.trial import trial_page
 from medgan_nb.studies.common import calibration
+from medgan_nb.studies.trial import evaluate
 from medgan_nb.training.checkpoint import load_tree, save_tree
 
 
@@ -288,13 +290,13 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path, empty_cache, k
 def _fill_cache(kind: str, folder: Path, barrier) -> None:
     torch.set_num_threads(1)
     barrier.wait()
-    for _ in range(20):
+    for _ in range(3 if kind == "calibration" else 20):
         CACHES[kind](folder)
         for path in Path(os.environ["MEDGAN_CACHE"], kind).iterdir():
             path.unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("kind", ["features", "prepared"])
+@pytest.mark.parametrize("kind", CACHES)
 def test_two_processes_may_write_one_cache(tmp_path, kind):
     context = multiprocessing.get_context("fork")
     expected = CACHES[kind](tmp_path)
@@ -404,6 +406,18 @@ def test_a_changed_answer_of_a_trial_is_made_again(trial_run):
     with time_limit(20):
         with pytest.raises(DataError, match="trial.json: not a regular file"):
             load_run(trial_run)
+
+
+@pytest.mark.parametrize("value", [None, 3, [["a"]], [[0.5]], [[0.5, 0.5]] * 3, {}])
+def test_a_changed_stage_of_a_trial_is_one_line(trial_run, value):
+    run = replace(load_run(trial_run), data={"train": noise_set(8), "test": noise_set(4)})
+    (trial_run / "stages").mkdir()
+    for name in ("arm-0-real", "quality-0"):
+        store(trial_run / "stages" / f"{name}.json", {"value": value, "seconds": 0.0})
+    with pytest.raises(DataError, match="stages/arm-0-real.json"):
+        evaluate.arm_probabilities(run, noise_set(8), 0, None)
+    with pytest.raises(DataError, match="stages/quality-0.json"):
+        evaluate.quality_results(run, PLAN, noise_set(8), 0, None)
 
 
 def test_status_names_a_broken_trial(trial_run):
