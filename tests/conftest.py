@@ -15,7 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 NETWORK_LOG = "network.log"
 
 
-FIRST = ("test_study", "test_resume", "test_notebooks")
+FIRST = (
+    "test_sweep_kills",
+    "test_browse",
+    "test_kills",
+    "test_study",
+    "test_resume",
+    "test_notebooks",
+)
 
 
 def pytest_collection_modifyitems(items):
