@@ -76,6 +76,8 @@ def change_tree(path: Path, place: tuple, value) -> None:
         (("images",), "text"),
         (("identity",), []),
         (("identity", "recipe", "settings", "z_dim"), 10**30),
+        (("identity", "recipe", "settings", "batch_size"), 0),
+        (("identity", "recipe", "settings", "mapping_layers"), 1 << 20),
         (("identity", "recipe", "settings", "z_dim"), float("nan")),
         (("G",), {}),
     ],
