@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.device import pick_device
-from ..core.errors import ConfigError, MedganError, WeightsError, check_choice
+from ..core.errors import ConfigError, WeightsError, check_choice
 from ..core.random import stream
 from ..data.dataset import to_pixels
 from .checkpoint import load_into, load_tree
