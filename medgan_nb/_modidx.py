@@ -2578,6 +2578,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                       'medgan_nb.studies.common.predictions._parallel_lists': ( 'studies.common.predictions.html#_parallel_lists',
                                                                                                                 'medgan_nb/studies/common/predictions.py'),
                                                       'medgan_nb.studies.common.predictions.check_predictions': ( 'studies.common.predictions.html#check_predictions',
+                                                                                                                  'medgan_nb/studies/common/predictions.py'),
+                                                      'medgan_nb.studies.common.predictions.predictions_fault': ( 'studies.common.predictions.html#predictions_fault',
                                                                                                                   'medgan_nb/studies/common/predictions.py')},
             'medgan_nb.studies.common.quality': { 'medgan_nb.studies.common.quality.EvaluationSets': ( 'studies.common.quality.html#evaluationsets',
                                                                                                        'medgan_nb/studies/common/quality.py'),

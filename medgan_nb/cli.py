@@ -238,12 +238,16 @@ def status(
 ) -> None:
     "The state of every run in an outputs folder, whichever terminal or machine works on it."
     from medgan_nb.experiments.status import format_status, run_statuses
+    from medgan_nb.studies.common.predictions import predictions_fault
     from medgan_nb.studies.registry import PAPERS
 
     if watch:
         check_range(watch, 0.1, 86400, "--watch")
+    folder = outputs_folder(outputs)
     while True:
-        for row in run_statuses(outputs_folder(outputs), (*PAPERS, "trial")):
+        for row in run_statuses(folder, (*PAPERS, "trial")):
+            if row["state"] == "done" and row["paper"] in PAPERS:
+                row["state"] = predictions_fault(row["paper"], folder / row["paper"] / row["run"])
             print(printable(f"{row['paper']} {row['run']}: {format_status(row)}"), flush=True)
         if not watch:
             return
