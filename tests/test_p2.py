@@ -18,6 +18,7 @@ from sklearn.metrics import roc_auc_score
 
 from medgan_nb.core.errors import ConfigError, MedganError
 from medgan_nb.core.weights import PublishedFile
+from medgan_nb.data.formats.images import write_png
 from medgan_nb.data.splits import fixed_test_split
 from medgan_nb.datasets import registry as sources
 from medgan_nb.evaluation.classification import Arm
@@ -350,3 +351,22 @@ def test_a_probe_learns_on_the_real_set(real_data):
     accuracy = {n: np.mean([scores[n, k]["accuracy"] for k in range(3)]) for n in (500, 100)}
     normal = {n: np.mean([scores[n, k]["recall"]["normal"] for k in range(3)]) for n in (500, 100)}
     assert accuracy[500] >= 0.68 and accuracy[100] >= 0.58 and min(normal.values()) > 0.4
+
+
+def test_ways_to_split_busi(tmp_path):
+    "The folder is read the first time, and the rows are kept with the run."
+    rng = np.random.default_rng(0)
+    for name in ("benign", "malignant", "normal"):
+        for k in range(1, 21):
+            stem = tmp_path / "Dataset_BUSI_with_GT" / name / f"{name} ({k})"
+            blocks = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+            write_png(f"{stem}.png", np.kron(blocks, np.ones((4, 4), np.uint8)))
+            mask = np.zeros((32, 32), np.uint8)
+            mask[8:20, 8:20] = 255 * (name != "normal")
+            write_png(f"{stem}_mask.png", mask)
+    given = TINY | {"data_dir": str(tmp_path), "dataset_size": 20, "outputs": str(tmp_path / "out")}
+    run = start_run(study.STUDY, given)
+    rows = to_rows(evaluate.leakage_results(run, str(tmp_path)))
+    ways = {row["condition"]["split"] for row in rows}
+    assert ways == {"image", "group", "group, strict", "group, loose"}
+    assert to_rows(evaluate.leakage_results(run)) == rows

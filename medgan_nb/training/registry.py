@@ -15,6 +15,7 @@ from ..models.hybrid import HYBRIDS
 from .hybrid_recipes import hybrid_recipe
 from .losses import discriminator_bce_loss, generator_nonsaturating_loss
 from .oasbud_recipes import OASBUD, oasbud_recipe
+from .pretrained import pretrained_recipe
 from .projected_recipes import projected_recipe
 from .recipe import Recipe, records_settings
 from medgan_nb.training.stylegan2_recipes import (
@@ -69,6 +70,7 @@ MODELS: dict[str, Callable[..., Recipe]] = {
     "stylegan2": stylegan2_recipe,
     "stylegan2_ada": stylegan2_ada_recipe,
     "stylegan2_diffaugment": stylegan2_diffaugment_recipe,
+    "stylegan2_ada_pretrained": pretrained_recipe,
     "projected": projected_recipe,
     **{f"hybrid_{hybrid}": partial(hybrid_recipe, hybrid=hybrid) for hybrid in HYBRIDS},
     **{network: partial(oasbud_recipe, network=network) for network in OASBUD},

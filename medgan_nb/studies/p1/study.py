@@ -166,7 +166,7 @@ def grid(preset: str) -> list[dict]:
     """The runs of a preset: both tabulated models; the experiments on collapse and leakage run with
     Model 0.
     """
-    n_seeds = {"smoke": 1, "quick": 1, "short": 2, "paper": 5}[
+    n_seeds = {"smoke": 1, "quick": 1, "short": 3, "paper": 5}[
         check_choice(preset, list(PRESETS), "preset")
     ]
     seeds = [{"split_seed": seed, "seed": seed} for seed in range(n_seeds)]

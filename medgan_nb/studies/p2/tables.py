@@ -47,6 +47,7 @@ LABELS = {
     "stylegan2": "StyleGAN2",
     "stylegan2_ada": "StyleGAN2 ADA",
     "stylegan2_diffaugment": "StyleGAN2 DiffAug",
+    "stylegan2_ada_pretrained": "ADA from simulation",
     "projected": "projected",
 }
 _BASELINE = "stylegan2"

@@ -82,14 +82,15 @@ PRESETS = {
         "size": 32,
         "generator_width": 64,
         "critic_width": 16,
-        "gan_epochs": 150,
-        "ticks": 30,
+        "gan_epochs": 100,
+        "ticks": 20,
         "n_synthetic": 500,
-        "n_texture": 200,
+        "n_texture": 100,
         "classifier_epochs": 8,
         "probe_size": 128,
+        "probe_splits": 8,
         "classifier_seeds": 1,
-        "stability_kimg": 6.4,
+        "stability_kimg": 3.2,
     },
     "short": COMMON
     | {
@@ -130,7 +131,7 @@ def grid(preset: str) -> list[dict]:
     """The runs of a preset: the default generator with several seeds and splits, and the other
     generators beside it.
     """
-    n_seeds, n_others = {"smoke": (1, 0), "quick": (2, 0), "short": (3, 1), "paper": (5, 5)}[
+    n_seeds, n_others = {"smoke": (1, 0), "quick": (2, 0), "short": (3, 3), "paper": (5, 5)}[
         check_choice(preset, list(PRESETS), "preset")
     ]
     runs = [(MODELS[0], seed) for seed in range(n_seeds)]
