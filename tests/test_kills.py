@@ -42,7 +42,9 @@ _OPTIONS = {
     "hybrid": {"generator_width": 16, "critic_width": 8},
     **{network: {"width_divisor": 16, "batch_size": 4} for network in OASBUD},
 }
-N_KILLS = max(1, int(os.environ.get("MEDGAN_KILLS", len(MODELS))) // len(MODELS))
+_PRETRAINED = "stylegan2_ada_pretrained"  # trains as stylegan2_ada does, from other first weights
+_NAMES = [name for name in MODELS if name != _PRETRAINED]
+N_KILLS = max(1, int(os.environ.get("MEDGAN_KILLS", len(_NAMES))) // len(_NAMES))
 SEED = int(os.environ.get("MEDGAN_SEED", 0))
 
 
@@ -172,7 +174,7 @@ def undisturbed(name: str, folder: Path) -> tuple[dict, float]:
     return contents(folder), time.monotonic() - started
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", _NAMES)
 def test_a_killed_training_leaves_every_file_as_an_undisturbed_one(tmp_path, name):
     expected, seconds = undisturbed(name, tmp_path / "undisturbed")
     assert {"weights.safetensors", "log.jsonl", "trajectory.jsonl"} <= set(expected)

@@ -77,6 +77,13 @@ def change_tree(path: Path, place: tuple, value) -> None:
         (("identity",), []),
         (("identity", "recipe", "settings", "z_dim"), 10**30),
         (("identity", "recipe", "settings", "batch_size"), 0),
+        (
+            ("identity", "recipe"),
+            {
+                "name": "stylegan2_ada_pretrained",
+                "settings": {"size": 64, "n_classes": 2, "start": "../../secret"},
+            },
+        ),
         (("identity", "recipe", "settings", "mapping_layers"), 1 << 20),
         (("identity", "recipe", "settings", "z_dim"), float("nan")),
         (("G",), {}),
@@ -84,8 +91,9 @@ def change_tree(path: Path, place: tuple, value) -> None:
 )
 def test_a_shared_generator_that_does_not_hold_what_it_says(shared, place, value):
     change_tree(shared / "generator.safetensors", place, value)
-    with time_limit(20), pytest.raises(WeightsError):
+    with time_limit(20), pytest.raises(WeightsError) as refusal:
         medgan_nb.load(shared)
+    assert "secret" not in str(refusal.value) or "start is '../../secret'" in str(refusal.value)
 
 
 def test_a_named_pipe_in_a_shared_folder_does_not_hang(shared):
