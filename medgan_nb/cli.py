@@ -247,7 +247,7 @@ def status(
     while True:
         for row in run_statuses(folder, (*PAPERS, "trial")):
             if row["state"] == "done" and row["paper"] in PAPERS:
-                row["state"] = predictions_fault(row["paper"], folder / row["paper"] / row["run"])
+                row["state"] = predictions_fault(folder / row["paper"] / row["run"])
             print(printable(f"{row['paper']} {row['run']}: {format_status(row)}"), flush=True)
         if not watch:
             return
@@ -476,9 +476,7 @@ def generate_command(
         str, typer.Option(help="Class by name; empty: as in the training images.")
     ] = "",
     psi: Annotated[float, typer.Option(min=0, max=1, help="Truncation; 1 is none.")] = 1.0,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same images.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same images.")] = 0,
     file_format: Annotated[str, typer.Option("--format", help="png, npz or dicom.")] = "png",
     drop: Annotated[
         str,

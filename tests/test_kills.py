@@ -193,6 +193,17 @@ def test_a_killed_training_leaves_every_file_as_an_undisturbed_one(tmp_path, nam
     assert kills >= N_KILLS
 
 
+def test_killed_between_the_weights_and_the_end_of_the_checkpoint(tmp_path):
+    "A kill of a recipe found it once: the last checkpoint stayed for ever."
+    train_in(tmp_path, "dcgan")
+    expected = contents(tmp_path)
+    (tmp_path / "checkpoint.safetensors").write_bytes(
+        (tmp_path / "weights.safetensors").read_bytes()
+    )
+    train_in(tmp_path, "dcgan")
+    assert contents(tmp_path) == expected
+
+
 COMMAND = str(Path(sys.executable).parent / "medgan-nb")
 _PROCESS_FILES = ("leases/*", "progress.json", "run.log", "executed.ipynb")
 

@@ -121,10 +121,12 @@ def check_predictions(paper: str, path: Path) -> None:
             )
 
 # %% ../../../nbs/803_studies.common.predictions.ipynb #56609615
-def predictions_fault(paper: str, folder: Path) -> str:
-    "`done`, or what is wrong with the predictions.json of a run, as `status` says it."
+def predictions_fault(folder: Path) -> str:
+    """`done`, or what is wrong with the predictions.json of a finished run, as `status` says it;
+    the study is the name of the folder that holds the run.
+    """
     try:
-        check_predictions(paper, folder / "predictions.json")
+        check_predictions(folder.parent.name, folder / "predictions.json")
     except DataError as error:
         return f"unreadable: {error}".replace(f"{folder}/", "")
     return "done"
