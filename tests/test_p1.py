@@ -15,6 +15,7 @@ import torch
 
 from medgan_nb.core.errors import TrainingError
 from medgan_nb.core.files import read_jsonl
+from medgan_nb.experiments.run import finished_runs
 from medgan_nb.studies.p1 import study as p1
 from medgan_nb.training.loop import train
 from medgan_nb.training.recipe import declared
@@ -143,3 +144,30 @@ def test_busi_by_lesion():
     assert config["data"]["counts"]["all"] == {"benign": 437, "malignant": 210}
     assert not set(parts["train"].groups) & set(parts["test"].groups)
     assert config["params"]["dataset_size"] == 24 and not config["data"]["simulated"]
+
+
+def test_the_card_and_the_papers_tables(tmp_path):
+    command = str(Path(sys.executable).parent / "medgan-nb")
+    words = [command, "reproduce", "p1", "--preset", "smoke", "--outputs", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    check_card_and_tables(finished_runs(tmp_path, "p1"))
+
+
+def check_card_and_tables(runs: list) -> None:
+    card, paper = p1.STUDY.card(runs), p1.STUDY.paper_tables(runs)
+    assert (card.verdict, card.columns) == ("single run", ("benign", "malignant"))
+    assert [label for label, _ in card.samples][1:] == ["Model 0"]
+    assert "the paper prints 82 %" in card.answer
+    rows = dict(paper["table4"].rows)
+    assert [c.paper for c in rows["Model 0, generated: benign"]] == [0.82, 0.79, 0.88, 0.83]
+    assert [c.paper for c in rows["Model 0, hybrid: malignant"][1:]] == [0.84, 0.82, 0.83]
+    assert "all 27 layers" in paper["table1"].note
+    verdicts = {
+        c.verdict
+        for t in paper.values()
+        for _, row in t.rows
+        for c in row
+        if c and not isinstance(c, str)
+    }
+    assert not verdicts & {"consistent", "inconsistent"}

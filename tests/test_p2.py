@@ -116,6 +116,27 @@ def test_the_report_has_the_papers_tables_and_claims_nothing_on_simulated_images
 
 
 @pytest.mark.xdist_group("p2")
+def test_the_card_and_the_papers_tables(batch):
+    runs = finished_runs(batch, "p2")
+    card = study.STUDY.card(runs)
+    assert card.verdict == "single run" and card.simulated and "single run" not in card.answer
+    first, *made = [label for label, _ in card.samples]
+    assert first.startswith("simulated") and [name.split(",")[0] for name in made] == [
+        "StyleGAN2",
+        "StyleGAN2 DiffAug",
+    ]
+    assert card.columns == ("benign", "malignant", "normal")
+    assert all(strip.shape == (32, 6 * 32) for _, strip in card.samples)
+    assert "StyleGAN2 DiffAug changes FD(efficientnet_lite0) to held-out by" in card.answer
+    paper = study.STUDY.paper_tables(runs)
+    cells = {heading: row for heading, row in paper["table2"].rows}
+    assert [cell.paper for cell in cells["50 images"]] == [59.36, 69.64, 67.07]
+    assert [cell.paper for cell in paper["fid"].rows[0][1]] == [219.8, 133.8]
+    verdicts = {c.verdict for t in paper.values() for _, row in t.rows for c in row if c}
+    assert not verdicts & {"consistent", "inconsistent"}
+
+
+@pytest.mark.xdist_group("p2")
 def test_predictions_give_the_classifier_results_again(batch):
     for run in finished_runs(batch, "p2"):
         file = json.loads((run.folder / "predictions.json").read_text())

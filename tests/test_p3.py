@@ -77,6 +77,19 @@ def test_the_report_has_all_tables_and_figures_and_no_number_of_the_thesis(batch
     assert len(report["thesis"]) == 10
 
 
+@pytest.mark.xdist_group("p3")
+def test_the_card_and_the_tables_of_the_thesis(batch):
+    runs = finished_runs(batch, "p3")
+    card = study.STUDY.card(runs)
+    assert (card.verdict, card.simulated) == ("single run", True)
+    assert [label for label, _ in card.samples][1:] == ["WGAN-GP, stem"]
+    assert "of 16 modes" in card.answer and card.basis.startswith("simulated mammograms")
+    paper = study.STUDY.paper_tables(runs)
+    assert [heading for heading, _ in paper["table2"].rows][:2] == ["real images", "none"]
+    cells = [c for t in paper.values() for _, row in t.rows for c in row if not isinstance(c, str)]
+    assert len(cells) > 50 and all(c.paper is None for c in cells)
+
+
 def test_no_patient_is_in_two_parts_with_any_seed():
     images = study.load_images("simulated_mammogram", "", 32)
     for seed in range(20):

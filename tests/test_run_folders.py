@@ -24,7 +24,9 @@ from medgan_nb.experiments.run import load_run
 from medgan_nb.experiments.status import format_status, run_statuses
 from medgan_nb.experiments.study import Study
 from medgan_nb.report.build import report
+from medgan_nb.studies.common.card import build_card
 from medgan_nb.studies.common.comparison import compare
+from medgan_nb.studies.common.paper_table import PaperTable
 from medgan_nb.studies.common.results import results_of
 from medgan_nb.studies.registry import STUDIES
 
@@ -269,7 +271,22 @@ def test_markup_in_every_field_of_every_file_stays_text(tmp_path, smoke_run):
     def tables(runs):
         return {"all": [compare(result) for result in results_of(runs)]}
 
-    study = replace(STUDIES["p4"], tables=tables, figures=lambda _: {}, narrative=lambda _: MARKUP)
+    def card(runs):
+        shown = {"DCGAN": runs[0]}
+        return build_card(("p4", "title", "claim"), runs, ("single run", ""), shown, (None, ""))
+
+    def paper_tables(runs):
+        rows = tuple((result.metric, (compare(result),)) for result in results_of(runs))
+        return {"all": PaperTable("all", ("ours",), rows)}
+
+    study = replace(
+        STUDIES["p4"],
+        tables=tables,
+        figures=lambda _: {},
+        narrative=lambda _: MARKUP,
+        card=card,
+        paper_tables=paper_tables,
+    )
     folder = copy_run(smoke_run, tmp_path, 7)
     results = load(folder / "metrics.json")
     store(folder / "metrics.json", results | {"results": results["results"][:2]})
@@ -279,7 +296,8 @@ def test_markup_in_every_field_of_every_file_stays_text(tmp_path, smoke_run):
         assert "<img src=x" not in page, (name, place)
         shown += page.count("&lt;img src=x") > 1
     assert shown > 15
-    assert "default-src 'none'" in page and "script-src" not in page
+    assert "default-src 'none'" in page and page.count("<script") == 1
+    assert re.search(r"script-src 'sha256-[^' ]+'\"", page)  # that one script, no other
 
 
 def test_markup_in_names_stays_text_in_the_tables_of_the_study(tmp_path, smoke_run):

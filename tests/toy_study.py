@@ -165,6 +165,8 @@ def study(notebook: str) -> Study:
         figures=None,
         markdown_table=None,
         narrative=None,
+        card=None,
+        paper_tables=None,
     )
 
 

@@ -21,6 +21,9 @@ from ..core.files import read_bytes
 from ..experiments.records import read_log
 from ..experiments.status import run_statuses, status_html
 from ..experiments.study import outputs_folder
+from ..report.build import chosen
+from ..report.card import cards_html
+from ..report.contents import usable_runs
 from ..studies.common.display import curves_now
 from ..studies.registry import PRESETS, STUDIES
 
@@ -42,6 +45,16 @@ def study_links() -> str:
         f"* [{study.name}: {study.title}]({study.notebook}.ipynb). The claim: {study.claim}"
         for study in STUDIES.values()
     )
+
+
+def _run_cards(outputs: str = "") -> str:
+    "The cards of the studies that have finished runs here, as HTML."
+    cards = []
+    for study in STUDIES.values():
+        runs, source = chosen(study, outputs_folder(outputs))
+        runs, _ = usable_runs(runs, study.card) if source == "runs" and runs else ([], {})
+        cards += [study.card(runs)] if runs else []
+    return cards_html(cards) if cards else ""
 
 
 def _runs_html(outputs: str = "") -> str:
@@ -144,6 +157,7 @@ class _Launcher:
     def __init__(self, outputs: str, poll_seconds: float):
         self.outputs, self.poll_seconds, self.command = outputs, poll_seconds, None
         self.table, self.message = w.HTML(_runs_html(outputs)), w.HTML()
+        self.cards = w.HTML(_run_cards(outputs))
         self.losses, self.samples = _hidden_image(), _hidden_image()
         self.study = w.Dropdown(
             options=[(f"{study.name}: {study.title}", study.name) for study in STUDIES.values()],
@@ -159,7 +173,7 @@ class _Launcher:
         self.stop_button.on_click(lambda _: self.stop())
         controls = [self.study, self.preset, self.data_dir, self.start_button, self.stop_button]
         form = w.HBox(controls, layout=w.Layout(flex_flow="row wrap"))
-        self.box = w.VBox([self.table, form, self.message, self.losses, self.samples])
+        self.box = w.VBox([self.table, form, self.message, self.losses, self.samples, self.cards])
 
     def start(self) -> None:
         "Start the chosen study and watch it in a thread."
@@ -194,6 +208,7 @@ class _Launcher:
             time.sleep(self.poll_seconds)
         self.command.output_thread.join(5)
         self._update()
+        self.cards.value = _run_cards(self.outputs)
         self._set_running(False)
 
     def _update(self) -> None:

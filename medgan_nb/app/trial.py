@@ -20,6 +20,7 @@ import medgan_nb
 from ..core.device import pick_device, resolve_precision
 from ..core.errors import ConfigError, DataError, printable
 from ..core.files import atomic_write, digest, read_json, write_json
+from ..data.dataset import ImageSet
 from ..evaluation.privacy import privacy_checks
 from ..experiments.run import Run, open_run
 from ..experiments.status import format_duration
@@ -29,13 +30,15 @@ from ..studies.common.calibration import instrument_words
 from ..studies.common.formatting import format_metric
 from ..studies.common.quality import EvaluationSets, nearest_training_pairs
 from ..studies.common.results import Result, aggregate
+from ..studies.common.strips import strip_of
 from ..studies.trial import evaluate
 from ..studies.trial.decision import NO_EVIDENCE, arm_effects, decide
 from ..studies.trial.plan import PROJECTED, Plan, measure_and_plan
 from ..studies.trial.study import TrialData, check_request, load_trial
 from ..viz.calibration import calibration_figure
 from ..viz.charts import bar_chart
-from ..viz.grid import class_grid, nearest_neighbor_grid
+from ..viz.grid import nearest_neighbor_grid
+from ..viz.sheet import sample_sheet, sheet_png
 
 # %% ../../nbs/926_app.trial.ipynb #aec1e399
 @dataclass(frozen=True)
@@ -374,9 +377,7 @@ def write_page(trial: Trial, content: dict) -> Path:
     trained = evaluate.train_gan(run, plan, 0, bar=False)
     synthetic = evaluate.synthetic_images(run, trained, 0)
     sets = EvaluationSets(synthetic, data.train, data.train, data.test)
-    samples = synthetic.select(range(min(len(synthetic), 400)))
     figures = {
-        "samples": class_grid(samples.batch().cpu(), samples.labels, samples.classes),
         "nearest": nearest_neighbor_grid(*nearest_training_pairs(sets)),
         "calibration": calibration_figure(
             [card.to_dict() for card in evaluate.instruments(run, plan).cards]
@@ -395,8 +396,17 @@ def write_page(trial: Trial, content: dict) -> Path:
         chance = {"chance": 100 / len(data.images.classes)}
         figures["arms"] = bar_chart(bars, "balanced accuracy (%)", chance)
     pictures = {name: run.save_figure(figure, name) for name, figure in figures.items()}
+    pictures["samples"] = _write_samples(run.folder / "figures", synthetic, data.test)
     write_json(run.folder / "trial.json", content)
     return atomic_write(run.folder / "trial.html", trial_page(content, pictures))
+
+
+def _write_samples(folder: Path, synthetic: ImageSet, real: ImageSet) -> Path:
+    "The first images of each class, real and synthetic, as samples.png."
+    names = [name for name, n in synthetic.counts().items() if n and real.counts().get(name)]
+    sets = {"real test images": real, "synthetic images": synthetic}
+    rows = [(title, strip_of(images, names).first(6).pixels) for title, images in sets.items()]
+    return atomic_write(folder / "samples.png", sheet_png(sample_sheet(rows, names)))
 
 
 def run_trial(given: dict, say: Callable[[str], None] = print, bar: bool = True) -> Path:

@@ -68,6 +68,11 @@ class Study:
     narrative : callable
         `narrative(runs) -> str`: a paragraph on what the runs say about the claim; its numbers
         come from the tables.
+    card : callable
+        `card(runs) -> Card`: what a reader sees first; also of no run.
+    paper_tables : callable
+        `paper_tables(runs) -> dict[str, PaperTable]`: the paper's tables as printed, ours in each
+        cell.
     labels : dict of str
         Display names of models, arms and other conditions.
     """
@@ -88,6 +93,8 @@ class Study:
     figures: "Callable[[list], dict[str, Figure]]"
     markdown_table: Callable[[list], str]
     narrative: Callable[[list], str]
+    card: Callable[[list], object]
+    paper_tables: Callable[[list], dict[str, object]]
     labels: dict[str, str] = field(default_factory=dict)
 
 # %% ../../nbs/700_experiments.study.ipynb #56967d20

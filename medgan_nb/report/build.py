@@ -198,14 +198,12 @@ def _part_of(study: Study, outputs: Path, preset: str | None) -> Part:
     if not runs:
         return Part(study, undone=undone, published=published)
     contents = write(runs)
-    pictures = [folder / name for name in contents.pictures]
     return Part(
         study,
         runs,
         source,
-        contents.narrative,
-        contents.tables,
-        pictures,
+        contents,
+        folder,
         missing(study, runs),
         undone,
         published,

@@ -6,21 +6,22 @@
 __all__ = ['trial_page']
 
 # %% ../../nbs/912_report.trial.ipynb #ab0370ce
-import base64
 from collections.abc import Mapping
 from pathlib import Path
 
 from jinja2 import Environment
 
-from .page import STYLE
+from .card import data_uri
+from .style import STYLE
 from ..studies.common.formatting import format_number
+from ..viz.sheet import with_band
 
 # %% ../../nbs/912_report.trial.ipynb #c3401627
 _TEMPLATE = """<!doctype html>
 <html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy"
  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>Trial: {{ data.name }}</title><style>{{ style }}</style>
+<title>Trial: {{ data.name }}</title><style>{{ style | safe }}</style>
 {%- macro value(row, key) -%}
 {{ number(row[key]) }}
 {%- if row[key ~ "_low"] is number %}
@@ -29,17 +30,19 @@ _TEMPLATE = """<!doctype html>
 {%- endmacro %}
 {%- macro bullets(items) %}<ul>{% for item in items %}<li>{{ item }}{% endfor %}</ul>{% endmacro %}
 {%- macro picture(name) %}{% if name in pictures %}<figure>
-<img alt="{{ captions[name] }}" src="data:image/png;base64,{{ pictures[name] }}">
+<img alt="{{ captions[name] }}" src="{{ pictures[name] }}">
 <figcaption>{{ captions[name] }}</figcaption></figure>{% endif %}{% endmacro %}
+<article class=mg-card><div class=mg-study>Trial on {{ data.name }}
+{%- if data.simulated %} <span class="mg-pill mg-data">simulated images</span>{% endif %}</div>
 <h1>{{ decision.word | capitalize }}</h1>
-<p class=claim>{{ decision.sentence }}.</p>
-{% if data.simulated %}<p class=partial><b>Simulated images.</b> Nothing here is about
-patients.</p>{% endif %}
+<p class=mg-answer>{{ decision.sentence }}.</p>
+{% if data.simulated %}<p><b>Simulated images.</b> Nothing here is about patients.</p>{% endif %}
+<div class=mg-pictures>{{ picture("samples") }}</div>
 <p class=muted>{{ data.name }}: {{ plan.trainings }} trainings, {{ minutes }} min,
-medgan_nb {{ version }}</p>
+medgan_nb {{ version }}</p></article>
 <h2>What to do next</h2>{{ bullets(next) }}
 <h2>Risks</h2>{{ bullets(risks) }}
-<h2>Pictures</h2>{{ picture("samples") }}{{ picture("nearest") }}
+<h2>Nearest training images</h2>{{ picture("nearest") }}
 {% if arms %}<h2>With and without synthetic images</h2>
 <div class=wide><table><caption>Balanced accuracy of a linear probe on {{ data.n_test }} held-out
 images of {{ data.groups_test }} patients, in per cent; differences in points to real images alone,
@@ -57,13 +60,14 @@ copies of the training images score</caption>
 {% for row in quality %}<tr><td>{{ row.name }}<td class=number>{{ value(row, "value") }}
 <td class=number>{{ number(row.real_baseline) }}<td class=number>{{ number(row.copy_baseline) }}
 <td class=number>{{ row.n or "" }}<td>{{ row.note }}{% endfor %}</table></div>
-{{ bullets(instruments) }}{{ picture("calibration") }}
-<h2>Images and plan</h2>{{ bullets(facts) }}{{ bullets(plan_lines) }}
-<h2>Methods, to be cited</h2><p>{{ methods }}</p>
-<ol>{% for reference in references %}<li>{{ reference }}{% endfor %}</ol></html>
+<details><summary>What the feature networks see</summary>
+{{ bullets(instruments) }}{{ picture("calibration") }}</details>
+<details><summary>Images and plan</summary>{{ bullets(facts) }}{{ bullets(plan_lines) }}</details>
+<details><summary>Methods, to be cited</summary><p>{{ methods }}</p>
+<ol>{% for reference in references %}<li>{{ reference }}{% endfor %}</ol></details></html>
 """
 _CAPTIONS = {
-    "samples": "Samples of the first training, by class",
+    "samples": "The first images of each class, not chosen: real ones above, synthetic ones below",
     "nearest": "The samples nearest to a training image (above) and that image (below)",
     "arms": "Balanced accuracy by arm, with 95 % intervals",
     "calibration": "What the feature network sees on these images",
@@ -81,9 +85,8 @@ def trial_page(content: dict, pictures: Mapping[str, Path]) -> str:
         PNG files of `samples`, `nearest`, `arms` and `calibration`; those that there are.
     """
     environment = Environment(autoescape=True, trim_blocks=True)
-    encoded = {
-        name: base64.b64encode(path.read_bytes()).decode() for name, path in pictures.items()
-    }
+    mark = with_band if content["data"]["simulated"] else bytes
+    encoded = {name: data_uri(mark(path.read_bytes())) for name, path in pictures.items()}
     return environment.from_string(_TEMPLATE).render(
         content,
         style=STYLE,

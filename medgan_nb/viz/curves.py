@@ -155,7 +155,7 @@ def curve_with_band(x, curves: dict[str, tuple], xlabel: str, ylabel: str) -> Fi
     x : array (n,)
         Where the values were taken.
     curves : dict of str to (value, ci_low, ci_high)
-        For each name three arrays (n,).
+        For each name three arrays (n,); NaN where a curve has no value.
     xlabel, ylabel : str
         Labels of the axes, with unit.
 
@@ -178,8 +178,12 @@ def curve_with_band(x, curves: dict[str, tuple], xlabel: str, ylabel: str) -> Fi
                 f"curve {name!r}: ci_low above ci_high at {int((ci_low > ci_high).sum())} "
                 f"of {len(x)} points"
             )
-        (line,) = axes.plot(x, value, marker="o", markersize=4, label=name)
-        axes.fill_between(x, ci_low, ci_high, color=line.get_color(), alpha=0.18, linewidth=0)
+        known = np.isfinite(value)
+        (line,) = axes.plot(x[known], value[known], marker="o", markersize=4, label=name)
+        band = {"color": line.get_color(), "alpha": 0.18, "linewidth": 0}
+        axes.fill_between(x[known], ci_low[known], ci_high[known], **band)
+    if len(x) <= 6:
+        axes.set_xticks(x)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.legend()
     return figure

@@ -13,10 +13,18 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 from IPython.display import Image as Picture
 from IPython.display import display
+from pandas.io.formats.style import Styler
 from PIL import Image
 
 from ...core.files import atomic_write
-from .comparison import Comparison
+from medgan_nb.studies.common.comparison import (
+    CONSISTENT,
+    CONTRADICTED,
+    INCONSISTENT,
+    NOT_REPORTED,
+    SUPPORTED,
+    Comparison,
+)
 from .formatting import data_frame, format_metric, table_rows
 from .results import Result
 from ...training.loop import Trained
@@ -25,13 +33,39 @@ from ...viz.curves import LOSS_PANELS, loss_curves
 from ...viz.grid import Figure, tile_images
 
 # %% ../../../nbs/815_studies.common.display.ipynb #820d5db9
-def show_table(
-    comparisons: Iterable[Comparison], labels: dict[str, str] | None = None
-) -> pd.DataFrame:
-    """Comparisons as a data frame with the report's columns; empty columns are left out, numbers
-    have four digits.
+_LOOK = [
+    {"selector": "", "props": "display:block;max-height:30rem;overflow:auto;font-size:85%"},
+    {"selector": "th, td", "props": "text-align:left;vertical-align:top;padding:.25rem .6rem"},
+    {"selector": "td", "props": "max-width:26rem;white-space:normal;overflow-wrap:anywhere"},
+    {"selector": "thead th", "props": "position:sticky;top:0;background:#f3f6f9;color:#1a1a1a"},
+]
+_IN_CSV_ONLY = ("ci_low", "ci_high", "ci_method", "p_value")
+
+
+def _compact(frame: pd.DataFrame) -> pd.DataFrame:
+    "Intervals behind their numbers; no column that says the same of every row by saying nothing."
+    frame = frame.replace({"verdict": NOT_REPORTED}, "")
+    if {"ci_low", "ci_high"} <= set(frame):
+        ends = zip(frame["ours"], frame["ci_low"], frame["ci_high"])
+        frame["ours"] = [f"{x} [{low}, {high}]" if low != high else x for x, low, high in ends]
+    empty = [name for name in frame if set(frame[name]) <= {"", "0"} and name != "ours"]
+    return frame.drop(columns=[*{*empty, *_IN_CSV_ONLY} & {*frame}])
+
+
+_GOOD, _BAD = "color:#00442f;background:#c9eee2", "color:#6b2400;background:#ffdcc2"
+_COLORS = {CONSISTENT: _GOOD, SUPPORTED: _GOOD, INCONSISTENT: _BAD, CONTRADICTED: _BAD}
+
+
+def show_table(comparisons: Iterable[Comparison], labels: dict[str, str] | None = None) -> Styler:
+    """Comparisons as a frame that fits: ours with its interval, columns that hold something,
+    numbers to four digits, verdicts coloured; what is longer than a screen scrolls within it. The
+    report's CSV files have all columns.
     """
-    return data_frame(table_rows(comparisons, labels))
+    frame = _compact(data_frame(table_rows(comparisons, labels)))
+    style = Styler(frame, uuid="t", cell_ids=False).hide(axis="index").set_table_styles(_LOOK)
+    if "verdict" not in frame:
+        return style
+    return style.map(lambda word: _COLORS.get(word, ""), subset=["verdict"])
 
 # %% ../../../nbs/815_studies.common.display.ipynb #ee3ebf76
 def show_pivot(results: Iterable[Result], key: str) -> pd.DataFrame:

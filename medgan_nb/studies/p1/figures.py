@@ -20,7 +20,7 @@ from .evaluate import collapse_runs, evaluation_sets, load_masks
 from .tables import collapse_figure
 from ...training.callbacks import FADE_STEPS, FADES, fade_curve
 from ...viz.curves import line_panels
-from ...viz.grid import image_grid, new_figure
+from ...viz.grid import PALETTE, draw_mosaic, image_grid, label_row, new_figure
 
 # %% ../../../nbs/828_studies.p1.figures.ipynb #2a4c3ede
 def _first_frame(run: Run, data_dir: str) -> np.ndarray | None:
@@ -73,16 +73,23 @@ def fade_figure() -> Figure:
     )
 
 # %% ../../../nbs/828_studies.p1.figures.ipynb #d71afcc8
-def _draw_outlines(axes, image: Tensor, masks: dict[str, Tensor]) -> None:
-    "An image (H, W) with the outline of each mask in its colour."
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-    for color, mask in masks.items():
+_OUTLINES = {
+    "truth": ("#F0E442", "solid"),
+    "predicted_real": (PALETTE["sky"], "dashed"),
+    "predicted_synthetic": (PALETTE["vermilion"], "dotted"),
+}
+
+
+def _draw_outlines(axes, masks: dict[str, Tensor], corner: tuple[int, int] = (0, 0)) -> None:
+    "The outline of each mask (H, W) of an image whose upper left corner (x, y) is given."
+    limits = {"xlim": axes.get_xlim(), "ylim": axes.get_ylim()}
+    for name, mask in masks.items():
         if mask.any() and not mask.all():
-            axes.contour(mask.float(), levels=[0.5], colors=[color], linewidths=1.2)
-    axes.set(xticks=[], yticks=[])
-
-
-_COLORS = {"truth": "lime", "predicted_real": "deepskyblue", "predicted_synthetic": "red"}
+            x, y = (np.arange(n) + at for n, at in zip(mask.shape[::-1], corner))
+            color, style = _OUTLINES[name]
+            line = {"colors": [color], "linestyles": style, "linewidths": 1.6}
+            axes.contour(x, y, mask.float(), levels=[0.5], **line)
+    axes.set(**limits)
 
 
 def masks_figure(run: Run, n: int = 6) -> Figure:
@@ -91,16 +98,16 @@ def masks_figure(run: Run, n: int = 6) -> Figure:
     """
     masks = load_masks(run)
     n = min(n, len(masks["test"]), len(masks["synthetic"]))
-    figure = new_figure(1.5 * n, 3.5)
-    grid = figure.subplots(2, n, squeeze=False)
+    rows = [torch.cat(list(masks[name][:n, 0]), 1) for name in ("test", "synthetic")]
+    mosaic, side = torch.cat(rows).numpy(), masks["test"].shape[-1]
+    title = "annotated (yellow), U-Net A (blue, dashed), U-Net B (vermilion, dotted)"
+    figure, axes = draw_mosaic(mosaic, (side, side), title=title, label_lines=1)
     for k in range(n):
-        outlines = {color: masks[name][k, 0] for name, color in _COLORS.items() if name in masks}
-        _draw_outlines(grid[0, k], masks["test"][k, 0], outlines)
-        pseudo = {"deepskyblue": masks["pseudo"][k, 0]}
-        _draw_outlines(grid[1, k], masks["synthetic"][k, 0], pseudo)
-    grid[0, 0].set_ylabel("held-out")
-    grid[1, 0].set_ylabel("generated")
-    figure.suptitle("annotated (green), U-Net A (blue), U-Net B (red)", fontsize=9)
+        outlines = {name: masks[name][k, 0] for name in _OUTLINES if name in masks}
+        _draw_outlines(axes, outlines, (k * side, 0))
+        _draw_outlines(axes, {"predicted_real": masks["pseudo"][k, 0]}, (k * side, side))
+    label_row(axes, side / 2, "held-out")
+    label_row(axes, 1.5 * side, "generated")
     return figure
 
 # %% ../../../nbs/828_studies.p1.figures.ipynb #f85da99f

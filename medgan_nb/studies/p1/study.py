@@ -25,7 +25,7 @@ from ...experiments.study import Study, build_config, changed_settings, resolve
 from ...models.classifiers import SmallCNN, build_classifier
 from ...models.progressive import growth_resolutions
 from ..common.generated import generated_set, save_pngs
-from . import tables
+from . import card, tables
 from .callbacks import AuxClassifier, Curves
 from ...training.batch import flip_rotate_scale
 from ...training.callbacks import EarlyStop, GrowthSchedule
@@ -402,14 +402,9 @@ SYSTEM = (
 
 STUDY = Study(
     name="p1",
-    title="PGGAN + StyleGAN hybrids with a Pearson loss on breast ultrasound",
+    title=card.TITLE,
     notebook="p1_oasbud_hybrid",
-    claim=(
-        "A class-conditional GAN trained on 200 images of 100 lesions makes images whose class a "
-        "classifier recovers for 82 %, and that alone train a U-Net to a Dice of 74.8 % on real "
-        "images; "
-        "Model 0 is better than Model 1."
-    ),
+    claim=card.CLAIM,
     parameters=PARAMETERS,
     renamed={
         "epochs": "gan_epochs",
@@ -437,5 +432,7 @@ STUDY = Study(
     figures=tables.figures,
     markdown_table=tables.markdown_results,
     narrative=tables.narrative,
+    card=card.card,
+    paper_tables=card.paper_tables,
     labels=tables.LABELS,
 )

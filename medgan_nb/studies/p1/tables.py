@@ -107,9 +107,8 @@ def layer_table(table: str) -> tuple[Comparison, ...]:
         built = "x".join(map(str, shape))
         note = f"{row['as_written']}; as listed {written}, as built {built}"
         item = f"{row['network']} {row['block']}"
-        exact = {"ci_low": count, "ci_high": count, "ci_method": "exact"}
-        result = _fact(f"table{table}", item, "parameters", count, note, **exact).result
-        comparisons.append(compare(result, int(row["params"])))
+        result = _fact(f"table{table}", item, "parameters", count, note, paper=int(row["params"]))
+        comparisons.append(result)
     totals = [
         _fact(f"table{table}", f"{name}, all", "parameters", sum(count for *_, count in rows))
         for name, rows in stages.items()

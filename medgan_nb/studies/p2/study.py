@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PARAMETERS', 'COMMON', 'PRESETS', 'PAPER_MODELS', 'BEYOND_PAPER', 'MODELS', 'CLASSIFIERS', 'SIZES', 'MIN_IMAGES',
            'LEAKAGE_SPLITS', 'NETWORK_SETTINGS', 'STUDY', 'grid', 'configure', 'other_split', 'train_and_test',
-           'load_images', 'build_recipe', 'watched_parts', 'train_gan', 'generate_images', 'system', 'save_strips']
+           'load_images', 'build_recipe', 'watched_parts', 'train_gan', 'generate_images', 'system']
 
 # %% ../../../nbs/840_studies.p2.study.ipynb #92cdf237
 import math
@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image
 
 from ...core.errors import ConfigError, DataError, check_choice
 from ...data import splits
@@ -26,7 +25,7 @@ from ...experiments.study import Study, build_config, changed_settings, resolve
 from ...metrics.features import feature_network
 from ...models.classifiers import CLASSIFIERS as NETWORKS
 from ..common.generated import generate, save_pngs
-from . import figures, narrative, tables
+from . import card, figures, narrative, tables
 from .callbacks import watch
 from .leakage import train_test_split
 from ...training.loop import Trained, train
@@ -378,28 +377,12 @@ def system(run: Run) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
     ]
     return boxes, arrows
 
-
-def save_strips(run: Run, synthetic: ImageSet, n: int = 3) -> None:
-    """The first n images of each class, synthetic and real test ones, side by side in their own
-    pixels.
-    """
-    for name, images in (("strip", synthetic), ("strip_real", run.data["test"])):
-        first = [np.flatnonzero(images.labels == k)[:n] for k in range(len(images.classes))]
-        pixels = images.select(np.concatenate(first)).pixels[:, 0].numpy()
-        Image.fromarray(np.concatenate(list(pixels), axis=1)).save(run.folder / f"{name}.png")
-
 # %% ../../../nbs/840_studies.p2.study.ipynb #a5f687ba
 STUDY = Study(
     name="p2",
-    title="StyleGAN2, ADA and DiffAugment on 500 to 50 ultrasound images",
+    title=card.TITLE,
     notebook="p2_stylegan2_small_data",
-    claim=(
-        "With 500 down to 50 training images ADA and DiffAugment keep FID well below plain "
-        "StyleGAN2, "
-        "and classifiers trained with as many synthetic images again score higher than on real "
-        "images "
-        "alone."
-    ),
+    claim=card.CLAIM,
     parameters=PARAMETERS,
     renamed={
         "kimg": "gan_kimg",
@@ -418,5 +401,7 @@ STUDY = Study(
     figures=figures.figures,
     markdown_table=narrative.markdown_results,
     narrative=narrative.narrative,
+    card=card.card,
+    paper_tables=card.paper_tables,
     labels=tables.LABELS,
 )

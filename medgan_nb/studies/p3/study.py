@@ -22,7 +22,7 @@ from ...experiments.study import Study, build_config, changed_settings, resolve
 from ...models.classifiers import CLASSIFIERS as NETWORKS
 from ...models.hybrid import HYBRIDS, NORMS
 from ..common.generated import generate, save_pngs
-from . import tables
+from . import card, tables
 from ...training.checkpoint import save_tree
 from ...training.loop import Trained, train
 from ...training.recipe import Recipe
@@ -310,14 +310,9 @@ def stability(run: Run) -> dict[str, dict]:
 # %% ../../../nbs/860_studies.p3.study.ipynb #c9577dc0
 STUDY = Study(
     name="p3",
-    title="A hybrid MLP-CNN generator with WGAN-GP on mammograms",
+    title=card.TITLE,
     notebook="p3_hybrid_mlp_cnn",
-    claim=(
-        "A WGAN-GP whose generator joins an MLP with a CNN makes mammograms close to real ones, "
-        "and its "
-        "training is stable: no mode collapse, no vanishing gradients. (No number of the thesis is "
-        "available.)"
-    ),
+    claim=card.CLAIM,
     parameters=PARAMETERS,
     renamed={"cond": "conditioning", "betas": "adam_betas", "reader": "classifier"},
     presets=PRESETS,
@@ -330,5 +325,7 @@ STUDY = Study(
     figures=tables.figures,
     markdown_table=tables.markdown_results,
     narrative=tables.narrative,
+    card=card.card,
+    paper_tables=card.paper_tables,
     labels=tables.LABELS,
 )

@@ -16,7 +16,7 @@ from ...data.dataset import ImageSet
 from ...datasets import registry
 from ...experiments.run import Run
 from ...experiments.study import Study, build_config, changed_settings, resolve
-from . import figures, narrative, tables
+from . import card, figures, narrative, tables
 from .trajectory import watch_quality
 from ...training.loop import Trained, train
 from ...training.registry import model_recipe
@@ -217,12 +217,9 @@ def train_gan(run: Run, hooks: Iterable[Callable] = ()) -> Trained:
 # %% ../../../nbs/880_studies.p4.study.ipynb #273b8c64
 STUDY = Study(
     name="p4",
-    title="DCGAN augments normal chest radiographs",
+    title=card.TITLE,
     notebook="p4_dcgan_chest_xray",
-    claim=(
-        "Adding 2,000 synthetic normal radiographs to the training set raises test accuracy from "
-        "71.31 % to 74.68 %."
-    ),
+    claim=card.CLAIM,
     parameters=PARAMETERS,
     renamed={"val": "validation", "fit": "resize_mode", "filter": "sample_filter"},
     presets=PRESETS,
@@ -235,4 +232,6 @@ STUDY = Study(
     figures=figures.figures,
     markdown_table=narrative.markdown_results,
     narrative=narrative.narrative,
+    card=card.card,
+    paper_tables=card.paper_tables,
 )
