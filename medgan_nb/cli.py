@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from .core.errors import MedganError, check_choice
+from .core.errors import MedganError, check_choice, printable
 from .core.files import cache_dir
 from .experiments.parameters import bounds_help, check_range
 from .experiments.study import outputs_folder
@@ -238,13 +238,17 @@ def status(
 ) -> None:
     "The state of every run in an outputs folder, whichever terminal or machine works on it."
     from medgan_nb.experiments.status import format_status, run_statuses
+    from medgan_nb.studies.common.predictions import predictions_fault
     from medgan_nb.studies.registry import PAPERS
 
     if watch:
         check_range(watch, 0.1, 86400, "--watch")
+    folder = outputs_folder(outputs)
     while True:
-        for row in run_statuses(outputs_folder(outputs), (*PAPERS, "trial")):
-            print(f"{row['paper']} {row['run']}: {format_status(row)}", flush=True)
+        for row in run_statuses(folder, (*PAPERS, "trial")):
+            if row["state"] == "done" and row["paper"] in PAPERS:
+                row["state"] = predictions_fault(folder / row["paper"] / row["run"])
+            print(printable(f"{row['paper']} {row['run']}: {format_status(row)}"), flush=True)
         if not watch:
             return
         time.sleep(watch)
@@ -417,7 +421,7 @@ def trial_command(
             help="Folder with a folder of images for each class; empty: simulated ones."
         ),
     ] = "",
-    hours: Annotated[float, typer.Option(help="Time it may take.")] = 1.0,
+    hours: Annotated[float, typer.Option(min=0.01, max=1000, help="Time it may take.")] = 1.0,
     task: Annotated[
         str,
         typer.Option(help="classify or generate; empty: classify where there are two classes."),
@@ -426,7 +430,10 @@ def trial_command(
     resize_mode: Annotated[
         str, typer.Option(help="crop, stretch or pad; empty: what suits the images.")
     ] = "",
-    seed: Annotated[int, typer.Option(help="Seed of the split and of the first training.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(min=0, max=2**32 - 1, help="Seed of the split and of the first training."),
+    ] = 0,
     outputs: _Outputs = "",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
@@ -464,12 +471,12 @@ _Gan = Annotated[
 def generate_command(
     run: _RunOrShare,
     out: Annotated[Path, typer.Option(help="Folder to write to; new, or of the same request.")],
-    n: Annotated[int, typer.Option(help="Number of images to draw.")] = 100,
+    n: Annotated[int, typer.Option(min=1, max=10**7, help="Number of images to draw.")] = 100,
     label: Annotated[
         str, typer.Option(help="Class by name; empty: as in the training images.")
     ] = "",
-    psi: Annotated[float, typer.Option(help="Truncation, 0 to 1; 1 is none.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same images.")] = 0,
+    psi: Annotated[float, typer.Option(min=0, max=1, help="Truncation; 1 is none.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed, same images.")] = 0,
     file_format: Annotated[str, typer.Option("--format", help="png, npz or dicom.")] = "png",
     drop: Annotated[
         str,

@@ -12,9 +12,17 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 ROOT = Path(__file__).resolve().parent.parent
+NETWORK_LOG = "network.log"
 
 
-FIRST = ("test_study", "test_resume", "test_notebooks")
+FIRST = (
+    "test_sweep_kills",
+    "test_browse",
+    "test_kills",
+    "test_study",
+    "test_resume",
+    "test_notebooks",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -42,6 +50,16 @@ def real_data() -> Path:
     return Path(os.environ["MEDGAN_DATA"])
 
 
+def listened_to(outputs: Path) -> dict[str, str]:
+    """An environment in which names that are looked up, and addresses outside this machine, are
+    written to a log in this folder.
+    """
+    (outputs / NETWORK_LOG).touch()
+    paths = [str(ROOT / "tests" / "network"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    path = os.pathsep.join(filter(None, paths))
+    return os.environ | {"PYTHONPATH": path, "MEDGAN_NETWORK_LOG": str(outputs / NETWORK_LOG)}
+
+
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory) -> Path:
     """The folder of a finished run of p4, preset smoke, on simulated films; MEDGAN_SMOKE_RUN names
@@ -59,6 +77,6 @@ def smoke_run(tmp_path_factory) -> Path:
         "--outputs",
         str(outputs),
     ]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = subprocess.run(words, capture_output=True, text=True, env=listened_to(outputs))
     assert done.returncode == 0, done.stderr
     return next(outputs.glob("p4/n*"))

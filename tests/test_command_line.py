@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import NETWORK_LOG
 
 from medgan_nb.core.errors import WeightsError
 from medgan_nb.core.weights import INCEPTION, load_published_weights
@@ -27,6 +28,10 @@ LIGHT = [
     ["status", "--watch", "-1"],
     ["sweep", "p1", "-p", "seed=3:3"],
     ["sweep", "p1", "-p", "gan_epochs=-1"],
+    ["trial", "--help"],
+    ["generate", "--help"],
+    ["share", "--help"],
+    ["generate", "run", "--out", "images", "--n", "0"],
 ]
 CODE = """
 import sys
@@ -80,6 +85,12 @@ def test_help_takes_less_than_a_third_of_importing_torch():
         (["sweep", "p1", "-p", "gan_epochs=-1"], "gan_epochs is -1; expected 0 to 1 000 000"),
         (["sweep", "p1", "-p", "size=1e99"], "size is 1e+99; expected 0 to 1 024"),
         (["reproduce", "p1", "--jobs", "-1"], "--jobs"),
+        (["trial", "--hours", "nan"], "--hours"),
+        (["trial", "--hours", "1e9"], "--hours"),
+        (["trial", "--seed", "-1"], "--seed"),
+        (["generate", "run", "--out", "images", "--n", "0"], "--n"),
+        (["generate", "run", "--out", "images", "--n", str(10**12)], "--n"),
+        (["generate", "run", "--out", "images", "--psi", "nan"], "--psi"),
     ],
 )
 def test_numbers_that_cannot_be_meant_are_refused(words, expected):
@@ -88,12 +99,13 @@ def test_numbers_that_cannot_be_meant_are_refused(words, expected):
 
 
 def test_help_names_the_bounds_of_every_number():
-    text = medgan_nb("sweep", "--help").stdout
+    text = " ".join(medgan_nb("sweep", "--help").stdout.split())
     for study in STUDIES.values():
         for name, value in study.parameters.items():
             if type(value) in (int, float):
                 assert name in BOUNDS, f"{study.name}: no bounds for {name}"
-                assert name in text
+                low, high = (f"{bound:,}".replace(",", " ") for bound in BOUNDS[name][:2])
+                assert f"{name}: {low} to {high} (" in text
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
@@ -112,15 +124,26 @@ def test_a_full_disk_behind_standard_output_is_one_line(tmp_path, words):
     assert done.stderr == "medgan-nb: the output cannot be written (No space left on device)\n"
 
 
-@pytest.mark.parametrize("seconds", [0.4, 0.8, 1.5])
+@pytest.mark.parametrize("seconds", [0.1, 0.2, 0.4, 0.8, 1.5])
 def test_an_interrupt_at_the_start_leaves_no_traceback(tmp_path, seconds):
+    "The installed command does what this code does; it says when Python itself has started."
+    code = "print('up', flush=True); from medgan_nb.entry import main; main()"
     process = subprocess.Popen(
-        [COMMAND, "report", "--outputs", tmp_path], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, "report", "--outputs", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    assert process.stdout.readline() == "up\n"
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
-    assert "Traceback" not in process.communicate(timeout=60)[1]
-    assert process.returncode in (0, 130, -signal.SIGINT)
+    assert "Traceback" not in process.communicate(timeout=120)[1]
+    assert process.returncode in (0, 130)
+
+
+def test_the_installed_command_is_the_light_one():
+    text = (Path(__file__).parent.parent / "settings.ini").read_text()
+    assert "console_scripts = medgan-nb=medgan_nb.entry:main" in text
 
 
 def test_a_folder_of_answers_is_not_called_an_image(tmp_path):
@@ -136,6 +159,16 @@ def test_offline_nothing_is_asked(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDGAN_OFFLINE", "1")
     with pytest.raises(WeightsError, match="MEDGAN_OFFLINE is set"):
         load_published_weights(INCEPTION, {}, tmp_path)
+
+
+def test_a_smoke_run_asks_no_network(smoke_run):
+    """No name is looked up and nothing outside this machine is connected to, in the command, in the
+    process of the run, and in its kernel.
+    """
+    log = smoke_run.parent.parent / NETWORK_LOG
+    if os.environ.get("MEDGAN_SMOKE_RUN"):
+        pytest.skip("a run made before: nobody listened")
+    assert log.read_text().splitlines() == []
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="no unshare here")

@@ -22,6 +22,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from conftest import NETWORK_LOG, listened_to
 
 from medgan_nb.core import files
 from medgan_nb.data.dataset import ImageSet
@@ -41,7 +42,9 @@ _OPTIONS = {
     "hybrid": {"generator_width": 16, "critic_width": 8},
     **{network: {"width_divisor": 16, "batch_size": 4} for network in OASBUD},
 }
-N_KILLS = max(1, int(os.environ.get("MEDGAN_KILLS", len(MODELS))) // len(MODELS))
+_PRETRAINED = "stylegan2_ada_pretrained"  # trains as stylegan2_ada does, from other first weights
+_NAMES = [name for name in MODELS if name != _PRETRAINED]
+N_KILLS = max(1, int(os.environ.get("MEDGAN_KILLS", len(_NAMES))) // len(_NAMES))
 SEED = int(os.environ.get("MEDGAN_SEED", 0))
 
 
@@ -171,7 +174,7 @@ def undisturbed(name: str, folder: Path) -> tuple[dict, float]:
     return contents(folder), time.monotonic() - started
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", _NAMES)
 def test_a_killed_training_leaves_every_file_as_an_undisturbed_one(tmp_path, name):
     expected, seconds = undisturbed(name, tmp_path / "undisturbed")
     assert {"weights.safetensors", "log.jsonl", "trajectory.jsonl"} <= set(expected)
@@ -190,6 +193,17 @@ def test_a_killed_training_leaves_every_file_as_an_undisturbed_one(tmp_path, nam
     assert kills >= N_KILLS
 
 
+def test_killed_between_the_weights_and_the_end_of_the_checkpoint(tmp_path):
+    "A kill of a recipe found it once: the last checkpoint stayed for ever."
+    train_in(tmp_path, "dcgan")
+    expected = contents(tmp_path)
+    (tmp_path / "checkpoint.safetensors").write_bytes(
+        (tmp_path / "weights.safetensors").read_bytes()
+    )
+    train_in(tmp_path, "dcgan")
+    assert contents(tmp_path) == expected
+
+
 COMMAND = str(Path(sys.executable).parent / "medgan-nb")
 _PROCESS_FILES = ("leases/*", "progress.json", "run.log", "executed.ipynb")
 
@@ -197,7 +211,8 @@ _PROCESS_FILES = ("leases/*", "progress.json", "run.log", "executed.ipynb")
 def reproduce(paper: str, outputs: Path) -> subprocess.Popen:
     "The smoke run of a study, started or resumed in the background."
     words = [COMMAND, "reproduce", paper, "--preset", "smoke", "--jobs", "1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    outputs.mkdir(exist_ok=True)
+    environment = listened_to(outputs) | {"OMP_NUM_THREADS": "1"}
     log = open(outputs.with_suffix(".log"), "a")
     return subprocess.Popen(
         [*words, "--outputs", str(outputs)], stdout=log, stderr=log, env=environment
@@ -238,3 +253,4 @@ def test_a_killed_run_leaves_every_file_as_an_undisturbed_one(tmp_path, paper):
     expected, found = run_contents(tmp_path / "undisturbed"), run_contents(tmp_path / "killed")
     assert set(found) == set(expected)
     assert [name for name in expected if found[name] != expected[name]] == []
+    assert (tmp_path / "undisturbed" / NETWORK_LOG).read_text() == ""

@@ -168,8 +168,11 @@ def test_a_killed_sweep_resumes_and_is_done(tmp_path):
         and str(tmp_path) not in (run / "config.json").read_text()
     )
 
+    drawn = {path: path.stat().st_mtime_ns for path in page.parent.rglob("*.*")}
+    drawn.pop(page)
     again = medgan(*words)
     assert again.returncode == 0 and "1 of 1 runs already done" in again.stdout
+    assert len(drawn) > 10 and {path: path.stat().st_mtime_ns for path in drawn} == drawn
     check_report(page)
 
 
@@ -227,6 +230,7 @@ def test_a_failed_run_is_named_and_the_rest_goes_on(tmp_path):
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "failed: n2-dcgan-s0-smoke-" in done.stderr and "Traceback" not in done.stderr
+    assert "cell In" not in done.stderr and "Error" not in done.stderr
     (failed,) = tmp_path.glob("outputs/p4/n2-*")
     (good,) = tmp_path.glob("outputs/p4/n60-*")
     assert (

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -24,7 +25,9 @@ from .runs import find_run, list_gans, training_images, with_data
 from ..core.errors import ConfigError, DataError, MedganError, check_choice
 from medgan_nb.core.files import (
     atomic_write,
+    csv_text,
     digest,
+    read_bytes,
     read_json,
     resolve_inside,
     sha256_file,
@@ -33,6 +36,7 @@ from medgan_nb.core.files import (
 from ..data.dataset import ImageSet
 from ..data.formats.dicom import require_pydicom
 from ..data.formats.secondary_capture import write_secondary_capture
+from ..experiments.records import Count, Scalar
 from ..experiments.run import Run
 from ..metrics.memorization import aligned_distances, flag_memorized, isolation
 from ..training.generator import SHARED_WEIGHTS, Generator, load
@@ -243,8 +247,7 @@ def generate(
     }
     folder = Path(out)
     state = _open_folder(folder, request, force)
-    if check is None:
-        state["n_flagged"] = None
+    state["n_flagged"] = None if check is None else state["n_flagged"] or 0
     portions = range(state["done"], n, _PORTION)
     with tqdm(total=n, initial=min(state["done"], n), unit="image", disable=not bar) as progress:
         for first in portions:
@@ -262,6 +265,15 @@ def generate(
     return Generated(folder, state["done"], state["n_written"], state["n_flagged"], reason)
 
 # %% ../../nbs/924_app.generate.ipynb #f0ccfa69
+class _State(TypedDict):
+    "generate.json: what was asked for, and how much of it is done."
+
+    request: dict[str, Scalar]
+    done: Count
+    n_written: Count
+    n_flagged: Count | None
+
+
 def _open_folder(folder: Path, request: dict, force: bool) -> dict:
     "The state of a folder of this request; a new one where there is none."
     new = {"request": request, "done": 0, "n_written": 0, "n_flagged": 0}
@@ -269,11 +281,11 @@ def _open_folder(folder: Path, request: dict, force: bool) -> dict:
         present = [path.name for path in folder.iterdir()] if folder.exists() else []
     except OSError as error:
         raise ConfigError(f"{folder}: {error.strerror}; expected a folder to write to") from error
-    state = None
+    state = {}
     if _STATE in present:
         with suppress(MedganError):
-            state = read_json(folder / _STATE)
-    if isinstance(state, dict) and state.get("request") == request and not force:
+            state = read_json(folder / _STATE, _State)
+    if state.get("request") == request and not force:
         _keep_rows(folder / _MANIFEST, state["done"])
         return state
     if present and not force:
@@ -295,16 +307,19 @@ def _open_folder(folder: Path, request: dict, force: bool) -> dict:
 def _read_rows(path: Path) -> list[dict]:
     "The lines of a manifest."
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error):
+        text = read_bytes(path, "a manifest").decode()
+        return list(csv.DictReader(io.StringIO(text, newline="")))
+    except (DataError, UnicodeDecodeError, csv.Error):
         return []
 
 
 def _keep_rows(path: Path, done: int) -> None:
     "Keep the lines of whole portions: those of numbers below `done`."
-    rows = [row for row in _read_rows(path) if (row["number"] or "").isdigit()]
-    rows = [row for row in rows if int(row["number"]) < done]
+    rows = [
+        row
+        for row in _read_rows(path)
+        if re.fullmatch("[0-9]{1,9}", row.get("number") or "") and int(row["number"]) < done
+    ]
     atomic_write(path, ",".join(_COLUMNS) + "\n" + _as_text(rows))
 
 
@@ -318,17 +333,18 @@ def _remove_listed(folder: Path) -> None:
 
 
 def _as_text(rows: list[dict]) -> str:
-    "Lines of the manifest."
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writerows(rows)
-    return buffer.getvalue()
+    "Lines of the manifest, without its header."
+    kept = [{column: row.get(column) for column in _COLUMNS} for row in rows]
+    return csv_text(kept, _COLUMNS).split("\n", 1)[1]
 
 
 def _append_rows(path: Path, rows: list[dict]) -> None:
     "Add lines to the manifest."
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(_as_text(rows))
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(_as_text(rows))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from error
 
 # %% ../../nbs/924_app.generate.ipynb #993cad9b
 def _write_portion(
@@ -350,7 +366,7 @@ def _write_portion(
                 "number": number,
                 "seed": request["seed"],
                 "class": generator.classes[labels[k]],
-                "psi": request["psi"],
+                "psi": str(request["psi"]),
                 "nearest_training_distance": f"{distances[k]:.4f}" if check else "",
                 "memorized": int(flagged[k]) if check else "",
             }
@@ -382,8 +398,10 @@ def _write_images(
         name = (
             f"{_folder_name(row['class'], source.generator.classes)}/{row['number']:06d}.{suffix}"
         )
-        path = folder / name
+        path = resolve_inside(folder, name)
         path.parent.mkdir(exist_ok=True)
+        if not path.is_file():  # a named pipe would be waited for
+            path.unlink(missing_ok=True)
         if suffix == "png":
             text = PngImagePlugin.PngInfo()
             text.add_text("Description", _NOTE)
@@ -415,9 +433,19 @@ def _npy_bytes(pixels: np.ndarray, labels: list[int], rows: list[dict]) -> bytes
 
 def _join_parts(folder: Path, classes: tuple[str, ...]) -> None:
     "images.npz from the portions, one at a time: `pixels`, `labels`, `numbers`, `classes`."
-    parts = sorted(folder.glob("part-*.npy"))
+    parts = sorted(path for path in folder.glob("part-*.npy") if path.is_file())
     if not parts:
         return
+    try:
+        _write_archive(folder, parts, classes)
+    except (OSError, EOFError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{folder}: its portions cannot be joined ({error}); --force makes them again"
+        ) from error
+
+
+def _write_archive(folder: Path, parts: list[Path], classes: tuple[str, ...]) -> None:
+    "Write images.npz from portions of one structured type."
     temporary = folder / ".images.npz.tmp"
     views = [np.load(path, mmap_mode="r", allow_pickle=False) for path in parts]
     n, kind = sum(map(len, views)), views[0].dtype

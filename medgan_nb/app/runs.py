@@ -29,8 +29,8 @@ from ..experiments.study import outputs_folder, project_root
 from ..studies.registry import STUDIES
 from ..studies.trial.study import TRIAL
 from ..training.checkpoint import TrainedTree, check_tree, load_into, load_tree
+from ..training.generator import checked_recipe
 from ..training.loop import Trained
-from ..training.registry import rebuild_recipe
 
 # %% ../../nbs/920_app.runs.ipynb #6e94e69c
 def one_line_errors(function: Callable) -> Callable:
@@ -147,7 +147,7 @@ def load_gan(run: Run, name: str = "") -> Trained:
     path = check_choice(name or next(iter(gans)), gans, "GAN of this run")
     checkpoint = check_tree(path, load_tree(path), TrainedTree)
     try:
-        recipe = rebuild_recipe(checkpoint["identity"]["recipe"])
+        recipe = checked_recipe(checkpoint["identity"]["recipe"])
         for key, build in (("G", recipe.G), ("D", recipe.D)):
             _check_shapes(build, checkpoint[key])
     except Exception as error:  # a description that somebody made up may break any builder
@@ -317,6 +317,7 @@ def with_data(run: Run, data_dir: Path | str = "") -> Run:
     }
     if "data_dir" in study.parameters:
         given["data_dir"] = str(data_dir)
+    _check_pattern(given.get("group_by", ""))
     config, data = study.configure(given)
     fingerprint = config["data"]["fingerprint"]
     if fingerprint != expected["fingerprint"]:
@@ -326,6 +327,18 @@ def with_data(run: Run, data_dir: Path | str = "") -> Run:
             "check data_dir"
         )
     return replace(run, data=data)
+
+
+def _check_pattern(group_by: object) -> None:
+    """Refuse a regular expression that a run brings along and that may search for ever: one with a
+    repeated group, or with many repetitions.
+    """
+    repetitions = re.findall(r"(?<!\\)[*+{]", str(group_by))
+    if re.search(r"(?<!\\)\)[*+{]", str(group_by)) or len(repetitions) > 3:
+        raise DataError(
+            f"group_by of the run is {str(group_by)[:80]!r}; expected at most three repetitions, "
+            "and none of a group; it is not tried"
+        )
 
 
 def training_images(run: Run, weights: Path) -> ImageSet:

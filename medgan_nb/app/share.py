@@ -6,6 +6,7 @@
 __all__ = ['check_source', 'verdict', 'PrivacyError', 'share', 'model_card', 'card_text']
 
 # %% ../../nbs/925_app.share.ipynb #e304567f
+import re
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import medgan_nb
 from .generate import Source, generate
 from .runs import load_gan
-from ..core.errors import ConfigError, DataError, MedganError
+from ..core.errors import ConfigError, DataError, MedganError, printable
 from ..core.files import atomic_write, write_json
 from ..evaluation.privacy import Check, privacy_checks
 from ..metrics.features import efficientnet_lite_features
@@ -217,7 +218,8 @@ def _metrics(source: Source) -> list[dict]:
 
 # %% ../../nbs/925_app.share.ipynb #dc92e01d
 def card_text(card: dict) -> str:
-    "The card as Markdown."
+    "The card as Markdown; what it says of names and results cannot become markup."
+    card = _escaped(card)
     data, training = card["data"], card["training"]
     kind = "simulated images" if data["simulated"] else "images of patients"
     lines = [
@@ -278,6 +280,17 @@ def card_text(card: dict) -> str:
         "not part of this folder: it knows its training images.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _escaped(value):
+    "Plain data whose text is text in Markdown and in a table of it."
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_escaped(item) for item in value]
+    if isinstance(value, str):
+        return re.sub(r"[<>&|\[\]`]", lambda match: f"&#{ord(match[0])};", printable(value))
+    return value
 
 
 def _outcome(check: dict) -> str:

@@ -8,15 +8,17 @@ __all__ = ['REFERENCES', 'Trial', 'open_trial', 'train_and_measure', 'summarize'
 # %% ../../nbs/926_app.trial.ipynb #eaaf3781
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 import medgan_nb
 from ..core.device import pick_device, resolve_precision
-from ..core.errors import ConfigError, DataError
+from ..core.errors import ConfigError, DataError, printable
 from ..core.files import atomic_write, digest, read_json, write_json
 from ..data.dataset import ImageSet
 from ..evaluation.privacy import privacy_checks
@@ -129,8 +131,7 @@ def _plan_once(path: Path, measure: Callable[[], Plan]) -> Plan:
         raise DataError(
             f"{path.parent}: cannot be created ({error.strerror}); choose another outputs folder"
         ) from error
-    stored = read_json(path)
-    return Plan(**stored | {"notes": tuple(stored["notes"])})
+    return Plan.from_dict(read_json(path, Plan))
 
 
 def _config(params: dict, data: TrialData, plan: Plan, precision: str) -> dict:
@@ -428,13 +429,35 @@ def run_trial(given: dict, say: Callable[[str], None] = print, bar: bool = True)
     trial = open_trial(given, say)
     page = trial.run.folder / "trial.html"
     try:
-        if not (trial.run.done and page.exists()):
+        content = _finished(trial.run)
+        if content is None:
             results, tables = train_and_measure(trial, say, bar)
             content = summarize(trial, results, tables)
             page = write_page(trial, content)
             trial.run.finish(results)
     finally:
         trial.run.lock.release()
-    content = read_json(page.with_suffix(".json"))
-    say(f"{content['decision']['word']}: {content['decision']['sentence']}")
+    say(printable(f"{content['decision']['word']}: {content['decision']['sentence']}"))
     return page
+
+
+class _Decision(TypedDict):
+    "The answer in words."
+
+    word: str
+    sentence: str
+
+
+class _Content(TypedDict):
+    "What is read of trial.json."
+
+    decision: _Decision
+
+
+def _finished(run: Run) -> dict | None:
+    "The content of trial.json, if the trial is done and its page is there."
+    if not (run.done and (run.folder / "trial.html").is_file()):
+        return None
+    with suppress(DataError):
+        return read_json(run.folder / "trial.json", _Content)
+    return None

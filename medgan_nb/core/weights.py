@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .errors import WeightsError
-from .files import atomic_write, cache_dir, read_json, write_json
+from .errors import DataError, WeightsError
+from .files import atomic_write, cache_dir, read_bytes, read_json, write_json
 
 # %% ../../nbs/030_core.weights.ipynb #b2f7dee5
 @dataclass(frozen=True)
@@ -73,6 +73,7 @@ EFFICIENTNET_LITE2 = PublishedFile(
 )
 
 # %% ../../nbs/030_core.weights.ipynb #7ac67582
+_MAX_BYTES = 4 << 30
 _FETCH_ERRORS: dict[tuple[str, str], str] = {}  # (address, folder) -> why the download failed
 
 
@@ -134,9 +135,9 @@ def _download(published: PublishedFile, folder: Path) -> str:
 def _read_verified(path: Path, sha256: str) -> bytes:
     "The bytes of a file; `WeightsError` unless their SHA-256 is the expected one."
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror})") from error
+        content = read_bytes(path, "a weights file", _MAX_BYTES)
+    except DataError as error:
+        raise WeightsError(str(error)) from None
     actual = hashlib.sha256(content).hexdigest()
     if actual != sha256:
         raise WeightsError(
@@ -222,9 +223,9 @@ def safetensors_file(
     folder = _weights_folder(folder)
     record, path = folder / f"{published.file}.json", folder / f"{published.file}.safetensors"
     is_there = record.exists() and path.exists()
-    if not is_there or read_json(record).get("source") != published.sha256:
+    if not is_there or read_json(record, dict).get("source") != published.sha256:
         _convert(published, required, folder)
-    return path, read_json(record).get("safetensors")
+    return path, read_json(record, dict).get("safetensors")
 
 
 def load_safetensors(path: Path, sha256: str, required: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ __all__ = ['cached_image_set']
 import io
 import json
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +43,7 @@ def cached_image_set(
         Loads and preprocesses the images.
     """
     path = cache_dir() / "prepared" / f"{name}-{_cache_key(paths, settings)[:24]}.npz"
-    if path.exists():
+    if path.is_file():
         try:
             return _from_npz(path)
         except Exception as error:
@@ -91,6 +92,8 @@ def _to_npz(images: ImageSet) -> bytes:
 def _from_npz(path: Path) -> ImageSet:
     "The set of an .npz file; NumPy's errors if it is damaged, `DataError` if the content changed."
     with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        if any(info.compress_type != zipfile.ZIP_STORED for info in archive.zip.infolist()):
+            raise DataError("compressed; expected arrays as large as the file")
         arrays = {name: archive[name] for name in archive.files}
     fields = json.loads(str(arrays.pop("about")))
     fingerprint = fields.pop("fingerprint")

@@ -22,6 +22,7 @@ from ..core.errors import DataError, MedganError
 from ..core.files import atomic_write, read_bytes, read_json
 from . import process as run_process
 from .lease import Lease
+from .records import check_folder
 from .redact import redact_notebook, redact_text
 from .run import has_config, is_done
 
@@ -119,6 +120,7 @@ def run_once(
     if not outputs.exists():
         return f"{outputs.name}: the outputs folder does not exist"
     try:
+        check_folder(spec.folder)
         lease = Lease.acquire(spec.folder, expired)
     except MedganError as error:
         return str(error)

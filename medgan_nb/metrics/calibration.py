@@ -142,6 +142,8 @@ class CalibrationCard:
         "The card from its plain data; raises `DataError` where a field is missing or unknown."
         try:
             rows = tuple(CardRow(**row) for row in data["rows"])
+            if not rows or rows[0].distortion != CLEAN[0]:
+                raise KeyError("a first row of clean images")
             interval = data["balanced_accuracy_ci"]
             changed = {
                 "rows": rows,

@@ -9,6 +9,7 @@ __all__ = ['CARD_PICTURES', 'Contents', 'write_contents', 'usable_runs']
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import medgan_nb
@@ -19,6 +20,7 @@ from medgan_nb.core.files import (
     digest,
     read_bytes,
     read_json,
+    resolve_inside,
     sha256_file,
     write_json,
 )
@@ -149,10 +151,15 @@ def _read_kept(folder: Path, inputs: str) -> Contents | None:
     "The contents made of these inputs, if all of their files are as they were written."
     try:
         kept = read_json(folder / "contents.json", _Kept)
-        same_files = all(sha256_file(folder / name) == sha for name, sha in kept["files"].items())
-    except (DataError, OSError):
+        if kept["inputs"] != inputs or not set(kept["contents"]["pictures"]) <= set(kept["files"]):
+            return None
+        for name, sha in kept["files"].items():
+            content = read_bytes(resolve_inside(folder, name), max_bytes=64 << 20)
+            if sha256(content).hexdigest() != sha:
+                return None
+    except DataError:
         return None
-    return Contents(**kept["contents"]) if same_files and kept["inputs"] == inputs else None
+    return Contents(**{key: kept["contents"][key] for key in ("tables", "narrative", "pictures")})
 
 # %% ../../nbs/908_report.contents.ipynb #ebaa8003
 def usable_runs(runs: list[Run], make: Callable[[list[Run]], object]) -> tuple[list[Run], dict]:

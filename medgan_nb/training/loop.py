@@ -179,6 +179,7 @@ class _TrainingFiles:
             return None
         tree = check_tree(self.weights, load_tree(self.weights), TrainedTree)
         check_identity(self.weights, tree, self.identity)
+        self.checkpoint.unlink(missing_ok=True)  # of a process killed between the two
         for key in ("G", "D"):
             load_into(getattr(state, key), tree[key], f"{self.weights} ({key})").eval()
         log = read_jsonl(self.log)

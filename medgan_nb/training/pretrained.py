@@ -15,7 +15,7 @@ from torch import nn
 
 import medgan_nb
 from ..core.errors import ConfigError
-from ..core.files import sha256_file
+from ..core.files import safe_name, sha256_file
 from .checkpoint import load_tree, save_tree
 from .loop import Trained
 from .recipe import Recipe, records_settings
@@ -27,7 +27,7 @@ _CLASS_PARTS = ("mapping.", "out.")  # layers whose shapes depend on the number 
 
 def start_file(name: str) -> Path:
     "Where the package keeps the weights of a start."
-    return Path(medgan_nb.__file__).parent / "weights" / f"{name}.safetensors"
+    return Path(medgan_nb.__file__).parent / "weights" / f"{safe_name(name, 'start')}.safetensors"
 
 
 def save_start(trained: Trained, path: Path | str) -> str:

@@ -6,7 +6,9 @@ import random
 import struct
 from collections.abc import Callable
 
-from run_folders import places, removed, replaced
+from run_folders import removed, replaced
+
+from medgan_nb.core.files import digest
 
 _NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _JSON_VALUES = (
@@ -15,6 +17,7 @@ _JSON_VALUES = (
     -1,
     0,
     10**30,
+    1 << 20,
     2**63,
     1e308,
     "",
@@ -59,10 +62,20 @@ def change_bytes(data: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
+def random_place(value, chance: random.Random) -> tuple:
+    "The path of a value in plain data, by a walk from the root that may end at any value."
+    place = ()
+    while isinstance(value, (dict, list)) and value and (not place or chance.random() < 0.8):
+        key = (
+            chance.choice(list(value)) if isinstance(value, dict) else chance.randrange(len(value))
+        )
+        place, value = (*place, key), value[key]
+    return place
+
+
 def change_value(value, chance: random.Random):
     "Plain data with another value at one place."
-    place = chance.choice([place for place in places(value) if place] or [()])
-    return replaced(value, place, chance.choice(_JSON_VALUES))
+    return replaced(value, random_place(value, chance), chance.choice(_JSON_VALUES))
 
 
 def change_json(data: bytes, chance: random.Random) -> bytes:
@@ -70,7 +83,7 @@ def change_json(data: bytes, chance: random.Random) -> bytes:
     lines = data.decode().splitlines()
     is_lines = len(lines) > 1 and lines[1].startswith("{") and lines[0].endswith("}")
     value = [json.loads(line) for line in lines] if is_lines else json.loads(data)
-    place = chance.choice([place for place in places(value) if place] or [()])
+    place = random_place(value, chance)
     action = chance.randrange(4)
     if action == 0:
         return change_bytes(data, chance)
@@ -127,8 +140,17 @@ def change_checkpoint(data: bytes, chance: random.Random) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     whole = len(text).to_bytes(8, "little") + text + body
-    digest = hashlib.sha256(whole).hexdigest().encode()
-    return whole.replace(b"0" * 64, digest, 1)
+    sha = hashlib.sha256(whole).hexdigest().encode()
+    return whole.replace(b"0" * 64, sha, 1)
+
+
+def change_card(data: bytes, chance: random.Random) -> bytes:
+    "A calibration card of the cache; half of the time its digest is right again."
+    kept = json.loads(data)
+    if chance.random() < 0.5:
+        return change_json(data, chance)
+    card = change_value(kept["card"], chance)
+    return json.dumps({"card": card, "sha256": digest(card)}).encode()
 
 
 Mutation = Callable[[bytes, random.Random], bytes]

@@ -9,13 +9,26 @@ from pathlib import Path
 import numpy as np
 import torch
 from matlab_files import write_structs
-from mutations import Mutation, change_bytes, change_checkpoint, change_json, change_text
+from mutations import (
+    Mutation,
+    change_bytes,
+    change_card,
+    change_checkpoint,
+    change_json,
+    change_text,
+)
 from PIL import Image
 from run_folders import FILES, copy_run, rehash
+from small_sources import CACHES, PLAN, noise_set, small_recipe, trained_source
 
+from medgan_nb.app.generate import generate, open_source
 from medgan_nb.app.reader_study.scores import ANSWERS, load_answers, load_key
 from medgan_nb.app.runs import find_run, load_gan, load_synthetic_images
-from medgan_nb.data.dataset import ImageSet
+from medgan_nb.app.share import share
+from medgan_nb.app.trial import _finished, _plan_once
+from medgan_nb.core.errors import ConfigError
+from medgan_nb.core.files import atomic_write, cache_dir, sha256_file, write_json
+from medgan_nb.core.weights import PublishedFile, load_published_weights, required_tensors
 from medgan_nb.data.formats.dicom import load_dicom, write_dicom
 from medgan_nb.data.formats.images import load_image
 from medgan_nb.data.formats.matlab import open_struct_array
@@ -26,7 +39,6 @@ from medgan_nb.studies.common.comparison import compare
 from medgan_nb.studies.common.results import results_of
 from medgan_nb.studies.registry import STUDIES
 from medgan_nb.training.loop import train
-from medgan_nb.training.registry import model_recipe
 
 
 @dataclass(frozen=True)
@@ -179,8 +191,10 @@ def run_targets(root: Path, smoke_run: Path) -> list[Target]:
         assert "<img src=x" not in page
         find_run(run)
 
+    read()
+    made = outputs / "report" / "p4" / "contents.json"
     names = [*FILES, "leases/1.json", "executed.ipynb"]
-    return [
+    return [Target("run contents.json", made, made.read_bytes(), change_json, read)] + [
         Target(
             f"run {name}",
             run / name,
@@ -197,11 +211,7 @@ def weights_targets(root: Path, smoke_run: Path) -> list[Target]:
     "Weights, checkpoint and list of synthetic images of a run."
     torch.set_num_threads(1)
     run = copy_run(smoke_run, root / "with_weights", 8)
-    options = {"config": "auto", "batch_size": 4, "channel_base": 128, "channel_max": 4, "z_dim": 4}
-    recipe = model_recipe("stylegan2", 32, 2, **options)
-    pixels = torch.randint(0, 256, (8, 1, 32, 32), dtype=torch.uint8)
-    labels, ids = [0, 1] * 4, [f"{k}" for k in range(8)]
-    images = ImageSet(pixels, labels, ("a", "b"), ids, ids, name="n", simulated=True)
+    recipe, images = small_recipe(), noise_set()
     words = {"kimg": 0.016, "seed": 0, "precision": "fp32", "bar": False, "ticks": 2}
     train(recipe, images, folder=run, **words)
     weights = (run / "weights.safetensors").read_bytes()
@@ -227,7 +237,7 @@ def weights_targets(root: Path, smoke_run: Path) -> list[Target]:
     synthetic = run / "synthetic"
     synthetic.mkdir()
     for k in range(2):
-        Image.fromarray(pixels[k, 0].numpy()).save(synthetic / f"{k}.png")
+        Image.fromarray(images.pixels[k, 0].numpy()).save(synthetic / f"{k}.png")
     listed = b"file,class,seed,number\n0.png,a,0,0\n1.png,b,0,1\n"
     files = [
         ("weights", run / "weights.safetensors", weights, change_checkpoint, open_gan),
@@ -243,6 +253,108 @@ def weights_targets(root: Path, smoke_run: Path) -> list[Target]:
     return [Target(*file) for file in files]
 
 
+def shared_targets(root: Path) -> list[Target]:
+    "A folder that is passed on, and images generated from it."
+    source = trained_source(root / "trained")
+    share(source, root / "shared", accept_risk="a test", n_samples=2)
+    weights = root / "shared" / "generator.safetensors"
+
+    def sample():
+        source = open_source(root / "shared")
+        assert source.generator.sample(2).shape == (2, 1, 32, 32)
+        assert all(name.isprintable() for name in source.generator.classes)
+
+    targets = [Target("shared", weights, weights.read_bytes(), change_checkpoint, sample)]
+    images = root / "images"
+    generate(source, images, 4, bar=False)
+    files = {name: (images / name).read_bytes() for name in ("generate.json", "manifest.csv")}
+
+    def resume():
+        try:
+            generate(source, images, 6, bar=False)
+        except ConfigError:
+            generate(source, images, 6, force=True, bar=False)
+
+    for name, other, change in (
+        ("generate.json", "manifest.csv", change_json),
+        ("manifest.csv", "generate.json", change_text),
+    ):
+
+        def restore(other=other):
+            atomic_write(images / other, files[other])
+
+        targets.append(Target(name, images / name, files[name], change, resume, restore))
+    return targets
+
+
+def cache_targets(root: Path) -> list[Target]:
+    "What the cache keeps, made again where it is damaged."
+    changes = {
+        "features": change_checkpoint,
+        "calibration": change_card,
+        "prepared": change_bytes,
+    }
+    targets = []
+    for kind, change in changes.items():
+        before = set((cache_dir() / kind).glob("*"))
+        CACHES[kind](root)
+        (path,) = set((cache_dir() / kind).glob("*")) - before
+        read = CACHES[kind]
+        targets.append(
+            Target(f"cache {kind}", path, path.read_bytes(), change, lambda read=read: read(root))
+        )
+    network = torch.nn.Linear(3, 2)
+    torch.save(network.state_dict(), root / "w.pth")
+    published = PublishedFile("https://none.invalid/w.pth", sha256_file(root / "w.pth"))
+
+    def weights():
+        read = load_published_weights(published, required_tensors(network), root)
+        assert torch.equal(read["weight"], network.weight)
+
+    weights()
+    for name, change in (("w.pth.json", change_json), ("w.pth.safetensors", change_bytes)):
+        path = root / name
+        other = root / ("w.pth.safetensors" if name.endswith("json") else "w.pth.json")
+        content = other.read_bytes()
+
+        def restore(other=other, content=content):
+            other.write_bytes(content)
+
+        targets.append(Target(name, path, path.read_bytes(), change, weights, restore))
+    return targets
+
+
+def trial_targets(root: Path, smoke_run: Path) -> list[Target]:
+    "A folder that looks like that of a finished trial, and the plan beside it."
+    run = copy_run(smoke_run, root / "outputs", 7)
+    folder = root / "outputs" / "trial" / run.name
+    folder.parent.mkdir()
+    run.rename(folder)
+    config = json.loads((folder / "config.json").read_text()) | {"paper": "trial"}
+    write_json(folder / "config.json", config)
+    rehash(folder)
+    write_json(folder / "trial.json", {"decision": {"word": "no", "sentence": "s"}})
+    (folder / "trial.html").write_text("page")
+    write_json(plan := folder.parent / "plan-x.json", PLAN.to_dict())
+
+    def read():
+        for row in run_statuses(root / "outputs", ["trial"]):
+            assert format_status(row).isprintable()
+        _finished(find_run(folder))
+
+    def again():
+        rehash(folder)
+
+    files = [("config.json", again), ("metrics.json", lambda: None), ("trial.json", lambda: None)]
+    targets = [
+        Target(f"trial {name}", folder / name, (folder / name).read_bytes(), change_json, read, f)
+        for name, f in files
+    ]
+    data = plan.read_bytes()
+    make = PLAN.to_dict
+    return [*targets, Target("plan", plan, data, change_json, lambda: _plan_once(plan, make))]
+
+
 def all_targets(root: Path, smoke_run: Path) -> list[Target]:
     "Every target, in folders of their own."
     makers = {
@@ -251,9 +363,13 @@ def all_targets(root: Path, smoke_run: Path) -> list[Target]:
         "dicom": dicom_targets,
         "tables": table_targets,
         "reader_study": reader_study_targets,
+        "shared": shared_targets,
+        "cache": cache_targets,
     }
     targets = []
     for name, make in makers.items():
         (root / name).mkdir()
         targets += make(root / name)
+    (root / "trials").mkdir()
+    targets += trial_targets(root / "trials", smoke_run)
     return targets + run_targets(root, smoke_run) + weights_targets(root, smoke_run)

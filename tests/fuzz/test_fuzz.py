@@ -36,12 +36,16 @@ def targets(tmp_path_factory, smoke_run) -> list[Target]:
     return all_targets(tmp_path_factory.mktemp("fuzz"), smoke_run)
 
 
+class Hang(BaseException):
+    "No `Exception`, so that nothing takes it for an error of a file."
+
+
 @contextmanager
 def time_limit(seconds: float):
-    "Raise `TimeoutError` after so many seconds of processor time."
+    "Raise `Hang` after so many seconds of processor time."
 
     def stop(*_):
-        raise TimeoutError(f"more than {seconds:.0f} s")
+        raise Hang(f"more than {seconds:.0f} s")
 
     previous = signal.signal(signal.SIGVTALRM, stop)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)

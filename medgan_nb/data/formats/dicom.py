@@ -15,7 +15,12 @@ import numpy as np
 
 from ...core.errors import ConfigError, DataError, printable
 from ...core.files import read_bytes
-from ..files import filter_warnings, wrap_errors, wrong_content
+from medgan_nb.data.files import (
+    filter_warnings,
+    large_files_in_turn,
+    wrap_errors,
+    wrong_content,
+)
 from .images import check_scans, check_size, decoding
 
 # %% ../../../nbs/106_data.formats.dicom.ipynb #cf57caf7
@@ -69,7 +74,12 @@ def load_dicom(path: Path | str) -> DicomImage:
         If pydicom is not installed.
     """
     pydicom = require_pydicom()
-    data = read_bytes(path, "a DICOM file")
+    with large_files_in_turn(path):
+        return _load(pydicom, path, read_bytes(path, "a DICOM file"))
+
+
+def _load(pydicom, path: Path | str, data: bytes) -> DicomImage:
+    "The image in the bytes of a file."
     content = wrong_content(data)
     if content or data[128:132] != b"DICM":
         problem = f"is {content}" if content else "has no DICOM mark"

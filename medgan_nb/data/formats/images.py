@@ -20,7 +20,12 @@ from PIL import Image, ImageFile, ImageOps
 
 from ...core.errors import ConfigError, DataError, printable
 from ...core.files import atomic_write, read_bytes
-from ..files import filter_warnings, wrap_errors, wrong_content
+from medgan_nb.data.files import (
+    filter_warnings,
+    large_files_in_turn,
+    wrap_errors,
+    wrong_content,
+)
 
 # %% ../../../nbs/105_data.formats.images.ipynb #0bb55a4f
 _FORMATS = ("PNG", "JPEG", "PPM", "BMP", "TIFF")
@@ -35,7 +40,12 @@ _MAX_PLAIN_PIXELS = 2_000_000
 
 def decode_image(path: Path | str) -> np.ndarray:
     "Grey pixels (H, W), uint8 or uint16, of one file by the rules above; all may be equal."
-    data = read_bytes(path, max_bytes=_MAX_FILE_BYTES)
+    with large_files_in_turn(path):
+        return _decode(path, read_bytes(path, max_bytes=_MAX_FILE_BYTES))
+
+
+def _decode(path: Path | str, data: bytes) -> np.ndarray:
+    "Grey pixels of the bytes of a file."
     content = wrong_content(data)
     if content:
         raise DataError(

@@ -7,14 +7,16 @@ __all__ = ['ADMITTED', 'calibration_cards', 'admitted', 'Instruments', 'calibrat
            'calibration_table', 'calibration_results', 'with_equivalents', 'calibration_figures']
 
 # %% ../../../nbs/806_studies.common.calibration.ipynb #d8cdcc8b
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
+from typing import TypedDict
 
 import numpy as np
 
-from ...core.errors import MedganError
+from ...core.errors import DataError
 from ...core.files import cache_dir, digest, read_json, write_json
 from ...data.dataset import ImageSet
 from ...experiments.run import Run
@@ -57,6 +59,13 @@ def calibration_cards(
     return cards
 
 
+class _KeptCard(TypedDict):
+    "A card in the cache, with the digest of its plain data."
+
+    card: CalibrationCard
+    sha256: str
+
+
 def _make_card(
     run: Run, network: FeatureNetwork, reference: ImageSet, images: ImageSet, n: int | None
 ) -> dict:
@@ -71,8 +80,10 @@ def _make_card(
     key = digest([parts, n, sha256(seen).hexdigest()])[:24]
     path = cache_dir() / "calibration" / f"{network.name}-{key}.json"
     try:
-        return CalibrationCard.from_dict(read_json(path)).to_dict()
-    except (MedganError, OSError, ValueError, KeyError, TypeError):
+        kept = read_json(path, _KeptCard)
+        if kept["sha256"] == digest(kept["card"]):
+            return CalibrationCard.from_dict(kept["card"]).to_dict()
+    except DataError:
         pass  # absent or damaged: made again
     card = calibration_card(
         network,
@@ -86,7 +97,10 @@ def _make_card(
         n=n,
         device=run.device,
     ).to_dict()
-    write_json(path, card)
+    try:
+        write_json(path, {"card": card, "sha256": digest(card)})
+    except DataError as error:
+        warnings.warn(f"the calibration card is not kept: {error}", stacklevel=2)
     return card
 
 

@@ -7,14 +7,16 @@ __all__ = ['feature_networks', 'image_features']
 
 # %% ../../../nbs/805_studies.common.feature_networks.ipynb #e4756040
 import hashlib
-import io
+import warnings
 
 import numpy as np
+import torch
 
-from ...core.errors import WeightsError
-from ...core.files import atomic_write, cache_dir
+from ...core.errors import DataError, WeightsError
+from ...core.files import cache_dir
 from ...data.dataset import ImageSet
 from ...metrics.features import FeatureNetwork, feature_network, inception
+from ...training.checkpoint import load_tree, save_tree
 
 # %% ../../../nbs/805_studies.common.feature_networks.ipynb #30f24974
 def feature_networks(names: str) -> tuple[list[FeatureNetwork], str]:
@@ -50,15 +52,16 @@ def image_features(network: FeatureNetwork, images: ImageSet) -> np.ndarray:
     pixels = images.batch().cpu()
     seen = network(pixels[:2])
     key = hashlib.sha256(pixels.numpy().tobytes() + seen.tobytes()).hexdigest()[:24]
-    path = cache_dir() / "features" / f"{network.name}-{key}.npy"
+    path = cache_dir() / "features" / f"{network.name}-{key}.safetensors"
     try:
-        features = np.load(path, allow_pickle=False)
+        features = load_tree(path)["features"].numpy()
         if features.shape == (len(images), network.dim) and features.dtype == np.float32:
             return features
-    except (OSError, ValueError):
+    except (WeightsError, KeyError, TypeError, AttributeError):
         pass  # absent or damaged: made again
     features = network(pixels)
-    buffer = io.BytesIO()
-    np.save(buffer, features)
-    atomic_write(path, buffer.getvalue())
+    try:
+        save_tree(path, {"features": torch.from_numpy(features)})
+    except DataError as error:
+        warnings.warn(f"features are not kept: {error}", stacklevel=2)
     return features

@@ -12,6 +12,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...core.errors import DataError
+from ...core.files import check_shape
 from ...data.dataset import ImageSet
 from ...evaluation.classification import assert_test_unseen
 from ...evaluation.cross_validation import build_arm
@@ -88,7 +90,9 @@ def quality_results(
         results += memorization_results(copies)
         return to_rows([replace(result, seed=k) for result in results])
 
-    return [from_row(row) for row in run.cached(f"quality-{k}", measure)]
+    name = f"quality-{k}"
+    rows = check_shape(run.cached(name, measure), list[dict], f"stages/{name}.json")
+    return [from_row(row) for row in rows]
 
 # %% ../../../nbs/874_studies.trial.evaluate.ipynb #4a687fe0
 REAL, WEIGHTS, COPIES, CLASSIC = "real", "class_weights", "copies100", "classic100"
@@ -137,7 +141,19 @@ def arm_probabilities(
         )
         return np.round(probe.predict_proba(features_of(test)), 4).tolist()
 
-    return {name: run.cached(f"arm-{k}-{name}", lambda name=name: fit(name)) for name in ARMS}
+    shape = (len(test), len(train_images.classes))
+    return {
+        name: _checked_table(run.cached(stage, lambda name=name: fit(name)), shape, stage)
+        for name, stage in ((name, f"arm-{k}-{name}") for name in ARMS)
+    }
+
+
+def _checked_table(table: list, shape: tuple[int, int], stage: str) -> list:
+    "A table of probabilities (N, K) read from stages/; `DataError` if it is another."
+    check_shape(table, list[list[float]], f"stages/{stage}.json")
+    if len(table) != shape[0] or any(len(row) != shape[1] for row in table):
+        raise DataError(f"stages/{stage}.json: expected {shape[0]} x {shape[1]} numbers; delete it")
+    return table
 
 
 def probe_features(run: Run) -> Callable[[ImageSet], np.ndarray]:

@@ -8,10 +8,12 @@ __all__ = ['PROJECTED', 'ADA', 'JUDGE', 'PROBE_SIZE', 'TRAININGS', 'trial_recipe
 
 # %% ../../../nbs/872_studies.trial.plan.ipynb #a43c98e3
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from msgspec import Meta
 
 from ...core.device import pick_device
 from ...core.errors import WeightsError
@@ -115,14 +117,20 @@ class Plan:
         What is not as one would wish.
     """
 
-    model: str
-    size: int
-    trainings: int
-    kimg: float
-    training_seconds: float
-    n_measured: int
-    total_seconds: float
+    model: Literal["projected", "stylegan2_ada"]
+    size: Annotated[int, Meta(ge=8, le=1024)]
+    trainings: Annotated[int, Meta(ge=1, le=1000)]
+    kimg: Annotated[float, Meta(gt=0, le=10**6)]
+    training_seconds: Annotated[float, Meta(ge=0, le=10**9)]
+    n_measured: Annotated[int, Meta(ge=2, le=10**9)]
+    total_seconds: Annotated[float, Meta(ge=0, le=10**9)]
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def from_dict(cls, data: dict) -> "Plan":
+        "A plan from plain data of its shape; other keys are passed over."
+        values = {item.name: data[item.name] for item in fields(cls) if item.name in data}
+        return cls(**values | {"notes": tuple(data.get("notes", ()))})
 
     def to_dict(self) -> dict:
         "As plain data."

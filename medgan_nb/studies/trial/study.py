@@ -207,7 +207,10 @@ def configure(given: dict) -> tuple[dict, dict[str, ImageSet]]:
     """
     settings = {key: given[key] for key in ("group_by", "resize_mode", "seed") if key in given}
     params = check_request(settings | {"folder": given.get("data_dir", "")})
-    data = load_trial(params, given["size"])
+    size = given.get("size")
+    if not isinstance(size, int) or not 8 <= size <= 1024:
+        raise ConfigError(f"size is {size!r:.40}; expected 8 to 1024 px")
+    data = load_trial(params, size)
     parts = {"all": data.images, "pool": data.train, "train": data.train, "test": data.test}
     return {"data": {"fingerprint": data.images.fingerprint}}, parts
 
