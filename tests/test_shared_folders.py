@@ -25,7 +25,7 @@ from medgan_nb.app.runs import find_run, with_data
 from medgan_nb.app.share import card_text, share
 from medgan_nb.app.trial import _finished, _plan_once
 from medgan_nb.core.errors import ConfigError, DataError, MedganError, WeightsError
-from medgan_nb.core.files import read_json, write_json
+from medgan_nb.core.files import digest, read_json, write_json
 from medgan_nb.core.weights import PublishedFile, load_published_weights, required_tensors
 from medgan_nb.data.formats.images import write_png
 from medgan_nb.datasets import folder as folder_set
@@ -348,26 +348,32 @@ def test_damaged_weights_of_the_cache_are_refused_or_made_again(tmp_path):
 # --- contents.json of a report
 
 
+def write_kept(folder: Path, said: dict, files: dict) -> None:
+    "A contents.json whose digest is right, of inputs called x."
+    said = {"tables": {}, "narrative": "", "pictures": [], "card": {}, "paper_tables": {}} | said
+    kept = {"inputs": "x", "contents": said, "files": files, "sha256": digest(said)}
+    write_json(folder / "contents.json", kept)
+
+
 @pytest.mark.parametrize("name", ["/dev/zero", "../secret", "pipe"])
 def test_contents_name_files_of_their_folder_only(tmp_path, name):
     folder = tmp_path / "report"
     folder.mkdir()
     (tmp_path / "secret").write_text("s")
     make_fifo(folder / "pipe")
-    written = {"tables": {}, "narrative": "", "pictures": []}
-    sha = contents.sha256_file(tmp_path / "secret")
-    write_json(folder / "contents.json", {"inputs": "x", "contents": written, "files": {name: sha}})
+    write_kept(folder, {}, {name: contents.sha256_file(tmp_path / "secret")})
     with time_limit(20):
         assert contents._read_kept(folder, "x") is None
 
 
 def test_contents_show_no_file_that_was_not_written(tmp_path):
-    pictures = {"tables": {}, "narrative": "", "pictures": ["../secret.png"]}
-    write_json(tmp_path / "contents.json", {"inputs": "x", "contents": pictures, "files": {}})
+    write_kept(tmp_path, {"pictures": ["../secret.png"]}, {})
     assert contents._read_kept(tmp_path, "x") is None
-    extra = {"tables": {}, "narrative": "", "pictures": [], "other": 1}
-    write_json(tmp_path / "contents.json", {"inputs": "x", "contents": extra, "files": {}})
-    assert contents._read_kept(tmp_path, "x") == contents.Contents({}, "", [])
+    write_kept(tmp_path, {"other": 1}, {})
+    assert contents._read_kept(tmp_path, "x") == contents.Contents({}, "", [], {}, {})
+    kept = load(tmp_path / "contents.json")
+    store(tmp_path / "contents.json", replaced(kept, ("contents", "narrative"), "changed"))
+    assert contents._read_kept(tmp_path, "x") is None
 
 
 # --- trials

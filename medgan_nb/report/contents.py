@@ -8,7 +8,7 @@ __all__ = ['CARD_PICTURES', 'Contents', 'write_contents', 'usable_runs']
 # %% ../../nbs/908_report.contents.ipynb #d1ef0f7a
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 
@@ -69,6 +69,7 @@ class _Kept:
     inputs: str
     contents: Contents
     files: dict[str, str]
+    sha256: str
 
 
 def write_contents(study: Study, runs: list[Run], folder: Path, shown: Run) -> Contents:
@@ -110,7 +111,9 @@ def write_contents(study: Study, runs: list[Run], folder: Path, shown: Run) -> C
     names = list(dict.fromkeys(path.name for path in pictures))
     contents = Contents(tables, narrative, names, card_texts(card), paper_tables)
     files = {path.name: sha256_file(path) for path in written}
-    write_json(folder / "contents.json", asdict(_Kept(inputs, contents, files)))
+    write_json(
+        folder / "contents.json", asdict(_Kept(inputs, contents, files, digest(asdict(contents))))
+    )
     return contents
 
 
@@ -151,7 +154,9 @@ def _read_kept(folder: Path, inputs: str) -> Contents | None:
     "The contents made of these inputs, if all of their files are as they were written."
     try:
         kept = read_json(folder / "contents.json", _Kept)
-        if kept["inputs"] != inputs or not set(kept["contents"]["pictures"]) <= set(kept["files"]):
+        if kept["inputs"] != inputs or kept["sha256"] != digest(kept["contents"]):
+            return None
+        if not set(kept["contents"]["pictures"]) <= set(kept["files"]):
             return None
         for name, sha in kept["files"].items():
             content = read_bytes(resolve_inside(folder, name), max_bytes=64 << 20)
@@ -159,7 +164,7 @@ def _read_kept(folder: Path, inputs: str) -> Contents | None:
                 return None
     except DataError:
         return None
-    return Contents(**{key: kept["contents"][key] for key in ("tables", "narrative", "pictures")})
+    return Contents(**{item.name: kept["contents"][item.name] for item in fields(Contents)})
 
 # %% ../../nbs/908_report.contents.ipynb #ebaa8003
 def usable_runs(runs: list[Run], make: Callable[[list[Run]], object]) -> tuple[list[Run], dict]:
