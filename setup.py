@@ -35,6 +35,7 @@ setup(
     author=cfg["author"],
     license="Apache-2.0",
     keywords=cfg["keywords"].split(),
+    package_data={"medgan_nb": ["weights/*.safetensors"]},
     packages=find_packages(include=["medgan_nb", "medgan_nb.*"]),
     python_requires=f">={cfg['min_python']},<3.14",
     install_requires=cfg["requirements"].split(),
