@@ -28,7 +28,7 @@ def main() -> None:
     recipe = build_recipe("stylegan2_ada", settings, len(images.classes))
     trained = train(recipe, images, kimg=args.kimg, folder=args.folder)
     path = args.folder / f"simulated_ultrasound_{settings['size']}.safetensors"
-    print(f"{path}: sha256 {save_start(trained, path)}")
+    print(f"{path}: sha256 {save_start(trained.G, trained.D, path)}")
 
 
 if __name__ == "__main__":

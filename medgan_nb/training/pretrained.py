@@ -17,7 +17,6 @@ import medgan_nb
 from ..core.errors import ConfigError
 from ..core.files import safe_name, sha256_file
 from .checkpoint import load_tree, save_tree
-from .loop import Trained
 from .recipe import Recipe, records_settings
 from .stylegan2_recipes import stylegan2_ada_recipe
 
@@ -30,17 +29,17 @@ def start_file(name: str) -> Path:
     return Path(medgan_nb.__file__).parent / "weights" / f"{safe_name(name, 'start')}.safetensors"
 
 
-def save_start(trained: Trained, path: Path | str) -> str:
-    """Write both networks of a trained GAN in half precision; gives the file's SHA-256.
+def save_start(G: nn.Module, D: nn.Module, path: Path | str) -> str:
+    """Write the networks of a trained GAN in half precision; gives the file's SHA-256.
 
     Parameters
     ----------
-    trained : Trained
-        The GAN; of G its running average.
+    G, D : Module
+        The networks; of G the running average.
     path : path
         The file to write, `.safetensors`.
     """
-    networks = {"G": trained.G, "D": trained.D}
+    networks = {"G": G, "D": D}
     half = {
         name: {key: value.half().cpu() for key, value in network.state_dict().items()}
         for name, network in networks.items()
