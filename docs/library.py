@@ -48,6 +48,7 @@ PACKAGES = {
     ),
     "app": ("Applications", "Widgets, launcher, trial on one's own images, sharing, reader study."),
     "cli": ("Command line", "The command `medgan-nb`."),
+    "entry": ("Entry", "Where the command begins: what must not wait for the rest."),
     "layout": ("Layout", "Who may import whom, asserted."),
 }
 DIRECTIVE = re.compile(r"^\s*#\s*\|.*\n?", re.MULTILINE)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -19,16 +20,26 @@ FIRST = (
     "test_sweep_kills",
     "test_browse",
     "test_kills",
+    "test_p2",
+    "test_p3",
+    "test_wheel",
+    "test_p1",
+    "test_site",
+    "test_fuzz",
     "test_study",
     "test_resume",
     "test_notebooks",
 )
+COSTLY = ("test_p1", "test_p2", "test_p3", "test_report", "test_wheel")  # a module shares its runs
 
 
 def pytest_collection_modifyitems(items):
     """Long tests first, so that the workers end together; tests that share a costly run stay on one
     worker.
     """
+    for item in items:
+        if item.module.__name__ in COSTLY and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
     items.sort(
         key=lambda item: (
             FIRST.index(item.module.__name__) if item.module.__name__ in FIRST else len(FIRST)
@@ -67,16 +78,16 @@ def smoke_run(tmp_path_factory) -> Path:
     """
     if os.environ.get("MEDGAN_SMOKE_RUN"):
         return Path(os.environ["MEDGAN_SMOKE_RUN"])
-    outputs = tmp_path_factory.mktemp("smoke")
-    words = [
-        str(Path(sys.executable).parent / "medgan-nb"),
-        "reproduce",
-        "p4",
-        "--preset",
-        "smoke",
-        "--outputs",
-        str(outputs),
-    ]
-    done = subprocess.run(words, capture_output=True, text=True, env=listened_to(outputs))
-    assert done.returncode == 0, done.stderr
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # one run for all workers
+    outputs, made = base / "smoke", base / "smoke.made"
+    with FileLock(base / "smoke.lock"):
+        if not made.exists():
+            outputs.mkdir()
+            words = ("reproduce", "p4", "--preset", "smoke", "--outputs", str(outputs))
+            command = [str(Path(sys.executable).parent / "medgan-nb"), *words]
+            done = subprocess.run(command, capture_output=True, text=True, env=listened_to(outputs))
+            assert done.returncode == 0, done.stderr
+            made.touch()
     return next(outputs.glob("p4/n*"))

@@ -173,7 +173,7 @@ def test_launcher_starts_a_run_shows_its_training_stops_it_and_resumes_it(lab):
         start, stop = (buttons.filter(has_text=re.compile(f"^{t}$")) for t in ("Start", "Stop"))
         images = (
             "[...document.querySelectorAll('.jp-OutputArea img')]"
-            ".filter(e => e.offsetWidth && e.naturalWidth).length"
+            ".filter(e => e.offsetWidth && e.naturalWidth && !e.closest('.mg-card')).length"
         )
         expect(output).to_contain_text("No runs yet")
         study, preset = page.locator(".widget-dropdown select").all()[:2]

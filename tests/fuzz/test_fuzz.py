@@ -18,7 +18,7 @@ from targets import Target, all_targets
 
 from medgan_nb.core.errors import MedganError
 
-N_FILES = int(os.environ.get("MEDGAN_FUZZ", 400))
+N_FILES = int(os.environ.get("MEDGAN_FUZZ", 100))
 SEED = int(os.environ.get("MEDGAN_SEED", 0))
 SECONDS = 5.0
 CASES = Path(__file__).parent / "cases"
