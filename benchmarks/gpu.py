@@ -28,7 +28,8 @@ import torch
 from medgan_nb.core.errors import MedganError
 from medgan_nb.core.files import write_json
 from medgan_nb.data.dataset import ImageSet
-from medgan_nb.metrics.features import extract_features, feature_network
+from medgan_nb.metrics.calibration import calibration_card
+from medgan_nb.metrics.features import FeatureNetwork, extract_features, feature_network
 from medgan_nb.metrics.fid import frechet_distance
 from medgan_nb.metrics.memorization import authenticity
 from medgan_nb.studies.p2.study import PRESETS, build_recipe, configure
@@ -107,18 +108,41 @@ def train_until(
         return replace(kept["trained"], G=kept["trained"].G.eval())
 
 
-def judge(trained: Trained, train_images: ImageSet, test_images: ImageSet, device: str) -> dict:
-    "Samples against held-out and training images, at the same count."
+def admitted_network(
+    data: dict[str, ImageSet], device: str, every: int
+) -> tuple[FeatureNetwork | None, str]:
+    "The network that judges, once its calibration card passes; else none, and why."
+    test, pool = (data[name].select(range(0, len(data[name]), every)) for name in ("test", "pool"))
     try:
         network = feature_network(NETWORK)
     except MedganError as error:
-        return {"said": f"no distance: {error}"}
-    n = min(len(test_images), len(train_images))
-    labels = torch.as_tensor(train_images.labels)[torch.randperm(len(train_images))[:n]]
-    y = labels if trained.recipe.n_classes else None
+        return None, str(error)
+    card = calibration_card(
+        network,
+        test.batch(),
+        pool.batch(),
+        pool.labels,
+        pool.classes,
+        reference_labels=test.labels,
+        groups=pool.groups,
+        reference_groups=test.groups,
+        device=device,
+    )
+    return (network, "") if card.passes else (None, "; ".join(card.refusals))
+
+
+def judge(
+    trained: Trained, data: dict[str, ImageSet], network: FeatureNetwork, device: str
+) -> dict:
+    "Samples against held-out and training images, at the same count."
+    images, test = data["train"], data["test"]
+    n = min(len(test), len(images))
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]
+    known_images = images.select(order.numpy())
+    y = torch.as_tensor(known_images.labels) if trained.recipe.n_classes else None
     fake = extract_features(network, trained.sample(n, 0, y, batch_size=32), device=device)
-    real = extract_features(network, test_images.select(range(n)).batch(), device=device)
-    known = extract_features(network, train_images.select(range(n)).batch(), device=device)
+    real = extract_features(network, test.select(range(n)).batch(), device=device)
+    known = extract_features(network, known_images.batch(), device=device)
     return {
         f"FD({NETWORK})": frechet_distance(real, fake),
         "real baseline": frechet_distance(real, known),
@@ -127,7 +151,14 @@ def judge(trained: Trained, train_images: ImageSet, test_images: ImageSet, devic
     }
 
 
-def train_and_judge(out: Path, n: int, given: dict, device: str, seconds: float) -> dict:
+def train_and_judge(
+    out: Path,
+    n: int,
+    given: dict,
+    device: str,
+    seconds: float,
+    judged_by: tuple[FeatureNetwork | None, str],
+) -> dict:
     "Study 2's ADA on n images."
     config, data = configure(given | {"model": "stylegan2_ada", "dataset_size": n})
     images, settings = data["train"], config["settings"]
@@ -139,11 +170,13 @@ def train_and_judge(out: Path, n: int, given: dict, device: str, seconds: float)
     title = f"{n} training images, {trained.kimg:.0f} kimg: first samples, {images.classes}"
     save_figure(image_grid(samples, columns=8, title=title), folder / "samples.png")
     last = trained.log[-1] if trained.log else {}
+    network, refusal = judged_by
+    measured = judge(trained, data, network, device) if network else {"no distance": refusal}
     return {
         "kimg": trained.kimg,
         "seconds": trained.seconds,
         "ADA p": last.get("ada_p"),
-        **judge(trained, images, data["test"], device),
+        **measured,
     }
 
 
@@ -182,10 +215,11 @@ def main() -> None:
     settings = PRESETS[preset] | {"batch_size": (TOY if options.toy else FULL)["batch-size"]}
     recipe = build_recipe("stylegan2_ada", settings, len(data["train"].classes))
     keep("steps", train_speed(recipe, data["train"], device, steps))
+    judged_by = admitted_network(data, device, 12 if options.toy else 1)
     for k, n in enumerate(sizes):
         left = 60 * options.minutes - (time.monotonic() - started)
         seconds = max(0.0, left / (len(sizes) - k) - 30)
-        keep(f"ADA, {n} images", train_and_judge(options.out, n, given, device, seconds))
+        keep(f"ADA, {n} images", train_and_judge(options.out, n, given, device, seconds, judged_by))
 
 
 if __name__ == "__main__":

@@ -2544,6 +2544,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                                                              'medgan_nb/studies/common/card.py'),
                                                'medgan_nb.studies.common.card.headline': ( 'studies.common.card.html#headline',
                                                                                            'medgan_nb/studies/common/card.py'),
+                                               'medgan_nb.studies.common.card.interval_row': ( 'studies.common.card.html#interval_row',
+                                                                                               'medgan_nb/studies/common/card.py'),
                                                'medgan_nb.studies.common.card.interval_words': ( 'studies.common.card.html#interval_words',
                                                                                                  'medgan_nb/studies/common/card.py'),
                                                'medgan_nb.studies.common.card.overall': ( 'studies.common.card.html#overall',

@@ -32,7 +32,7 @@ from ..studies.common.quality import EvaluationSets, nearest_training_pairs
 from ..studies.common.results import Result, aggregate
 from ..studies.common.strips import strip_of
 from ..studies.trial import evaluate
-from ..studies.trial.decision import NO_EVIDENCE, arm_effects, decide
+from ..studies.trial.decision import NO_EVIDENCE, TARGET, arm_effects, decide
 from ..studies.trial.plan import PROJECTED, Plan, measure_and_plan
 from ..studies.trial.study import TrialData, check_request, load_trial
 from ..viz.calibration import calibration_figure
@@ -332,7 +332,11 @@ def _next_steps(trial: Trial, word: str, effects: list) -> list[str]:
     if better:
         steps.append(f"use {', '.join(e.title for e in better)}: it helps and costs nothing")
     if word == NO_EVIDENCE:
-        steps.append("more patients first; then longer trainings")
+        synthetic = [e for e in effects if e.arm in evaluate.SYNTHETIC]
+        best = max(synthetic, key=lambda effect: effect.difference)
+        is_short_of_trainings = (best.mde or 0) > TARGET and best.patients_needed is None
+        first = "trainings" if is_short_of_trainings else "patients"
+        steps.append(f"more {first} first; then longer trainings")
     if plan.kimg < 20:
         steps.append(
             f"train longer: {plan.kimg:.3g} thousand images a training are few, 20 are a start "

@@ -15,6 +15,7 @@ from medgan_nb.studies.common.card import (
     counted,
     empty_card,
     headline,
+    interval_row,
     interval_words,
 )
 from ..common.comparison import Comparison
@@ -95,17 +96,7 @@ def _recovered_figure(models: list[str], table4: list[Comparison]) -> Figure:
     "Accuracy on real images and on those of each model, with the paper's."
     cells = {"test images": pick(table4, "accuracy", model=models[0], images="Real")}
     cells |= {LABELS[m]: pick(table4, "accuracy", model=m, images="G") for m in models}
-    rows = [
-        {
-            "label": label,
-            "value": 100 * cell.result.value,
-            "ci_low": 100 * cell.result.ci_low,
-            "ci_high": 100 * cell.result.ci_high,
-            "paper": None if cell.paper is None else 100 * cell.paper,
-            "strong": label != "test images",
-        }
-        for label, cell in cells.items()
-    ]
+    rows = [interval_row(name, c, 100, name != "test images") for name, c in cells.items()]
     return interval_plot(rows, "class recovered (%)", {"guessing": 50.0})
 
 # %% ../../../nbs/829_studies.p1.card.ipynb #b4513314

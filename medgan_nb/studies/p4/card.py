@@ -15,6 +15,7 @@ from medgan_nb.studies.common.card import (
     counted,
     empty_card,
     headline,
+    interval_row,
     interval_words,
     signed,
 )
@@ -71,14 +72,7 @@ def _to_real(comparison: Comparison) -> bool:
 def _gain_figure(gains: dict[str, Comparison]) -> Figure:
     "The differences of the arms from real images alone."
     rows = [
-        {
-            "label": _ARMS[arm],
-            "value": comparison.result.value,
-            "ci_low": comparison.result.ci_low,
-            "ci_high": comparison.result.ci_high,
-            "paper": comparison.paper,
-            "strong": arm == "B",
-        }
+        interval_row(_ARMS[arm], comparison, strong=arm == "B")
         for arm, comparison in sorted(gains.items(), key=lambda pair: list(_ARMS).index(pair[0]))
     ]
     return interval_plot(rows, "change in test accuracy (points)", {"no change": 0.0})
