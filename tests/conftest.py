@@ -47,6 +47,17 @@ def pytest_collection_modifyitems(items):
     )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    "A run of simulated images turns its process offline; that ends with the test that opened it."
+    before = {name: os.environ[name] for name in ("MEDGAN_OFFLINE",) if name in os.environ}
+    try:
+        return (yield)
+    finally:
+        os.environ.pop("MEDGAN_OFFLINE", None)
+        os.environ.update(before)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
     "Tests keep prepared images and weights in a cache of their own."
