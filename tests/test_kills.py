@@ -65,7 +65,11 @@ def train_in(folder: Path, name: str) -> None:
     if name in ("dcgan", "cgan"):
         recipe = replace(recipe, G=partial(recipe.G, base=16), D=partial(recipe.D, base=16))
     data, ticks = images(), 4
-    parts = {"train": data, "validation": data.select(range(12))}
+    parts = {
+        "train": data,
+        "validation": data.select(range(12)),
+        "held-out": data.select(range(12, 24)),
+    }
     train(
         recipe,
         data,

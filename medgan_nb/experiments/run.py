@@ -25,6 +25,7 @@ from medgan_nb.experiments.records import (
     read_config,
     read_log,
     read_metrics,
+    read_trajectory,
 )
 from .study import Study, outputs_folder
 
@@ -267,6 +268,7 @@ def load_run(folder: Path | str) -> Run:
     check_folder(folder)
     run = Run(folder, read_config(folder))
     read_log(folder)
+    read_trajectory(folder)
     if fault := Lease.latest(folder).fault:
         raise DataError(fault)
     written = os.path.lexists(folder / "metrics.json")

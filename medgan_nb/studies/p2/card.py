@@ -30,15 +30,11 @@ from ..common.formatting import format_metric
 from ..common.paper_table import PaperTable, pick
 from ..common.results import results_of
 from .figures import distance_figure
+from .grid import HELD_OUT, LABELS, POOL, grid_of, main_network
 from medgan_nb.studies.p2.tables import (
-    HELD_OUT,
-    LABELS,
-    POOL,
     classified,
     distance_table,
     distances,
-    grid_of,
-    main_network,
     order_comparisons,
     table1,
     table2,

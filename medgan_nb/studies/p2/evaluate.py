@@ -40,6 +40,7 @@ from medgan_nb.studies.common.quality import (
     similarity_results,
 )
 from ..common.results import Result, from_row, of_run, select, to_rows
+from .grid import ALL
 from medgan_nb.studies.p2.leakage import (
     NEAREST_FEATURES,
     classifier_results,
@@ -48,7 +49,7 @@ from medgan_nb.studies.p2.leakage import (
 )
 from .probes import probe_features, recovery_results
 from .study import LEAKAGE_SPLITS, SIZES, other_split, train_and_test
-from .tables import ALL, MAJORITY
+from .tables import MAJORITY
 from ...training.loop import Trained
 
 # %% ../../../nbs/848_studies.p2.evaluate.ipynb #dd4e8578

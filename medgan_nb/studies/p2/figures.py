@@ -10,13 +10,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ...core.files import read_jsonl
 from ...experiments.run import Run
 from ..common.formatting import format_condition, format_metric
 from ..common.results import Result, aggregate, results_of, select
-from .callbacks import trajectory_figure
+from .grid import HELD_OUT, LABELS, grid_of, is_own, main_network
 from .leakage import leakage_figure
-from .tables import HELD_OUT, LABELS, grid_of, is_own, main_network
+from .trajectory import trajectories, trajectory_figure
 from ...viz.curves import curve_with_band
 from ...viz.grid import draw_mosaic, label_row, tile_images
 
@@ -75,18 +74,6 @@ def figures(runs: list[Run]) -> dict[str, Figure]:
         drawn["fig2_distance"] = distance_figure(runs)
     if any((run.folder / "strip.png").exists() for run in runs):
         drawn["fig3_samples"] = _sample_figure(runs)
-    curves = _trajectories(runs)
-    if curves and len({len(curve) for curve in curves.values()}) == 1:
-        drawn["trajectory"] = trajectory_figure(curves, "FD(efficientnet_lite0)")
+    for n, curves in trajectories(runs).items():
+        drawn[f"trajectory_n{n}"] = trajectory_figure(curves)
     return drawn
-
-
-def _trajectories(runs: list[Run]) -> dict[str, list[dict]]:
-    "Distance while training of the first run of each model, at the smallest size."
-    grid = [(condition, repeats[0]) for condition, repeats in grid_of(runs) if is_own(condition)]
-    smallest = min((condition["n_train"] for condition, _ in grid), default=0)
-    return {
-        LABELS[condition["model"]]: read_jsonl(run.folder / "trajectory.jsonl")
-        for condition, run in grid
-        if condition["n_train"] == smallest and (run.folder / "trajectory.jsonl").exists()
-    }

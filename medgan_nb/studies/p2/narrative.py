@@ -14,14 +14,12 @@ from ...experiments.run import Run
 from ..common.comparison import SUPPORTED
 from ..common.formatting import format_metric
 from ..common.results import aggregate, results_of, select
+from .grid import HELD_OUT, LABELS, main_network
 from .leakage import NEAREST
 from medgan_nb.studies.p2.tables import (
-    HELD_OUT,
-    LABELS,
     arm_difference,
     classified,
     either_learned,
-    main_network,
     order_comparisons,
 )
 

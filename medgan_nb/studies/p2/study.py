@@ -27,6 +27,7 @@ from ...models.classifiers import CLASSIFIERS as NETWORKS
 from ..common.generated import generate, save_pngs
 from . import card, figures, narrative, tables
 from .callbacks import watch
+from .grid import LABELS
 from .leakage import train_test_split
 from ...training.loop import Trained, train
 from ...training.recipe import Recipe
@@ -402,5 +403,5 @@ STUDY = Study(
     narrative=narrative.narrative,
     card=card.card,
     paper_tables=card.paper_tables,
-    labels=tables.LABELS,
+    labels=LABELS,
 )
