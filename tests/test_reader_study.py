@@ -20,6 +20,7 @@ from playwright.sync_api import Page
 from medgan_nb.app.reader_study.build import assemble, simulate_reader
 from medgan_nb.app.reader_study.page import load_page, render_page
 from medgan_nb.app.reader_study.scores import load_answers, save_answers
+from medgan_nb.cli import main
 from medgan_nb.core.files import write_json
 from medgan_nb.data.dataset import ImageSet
 
@@ -250,12 +251,16 @@ def test_simulated_readers_score_as_built_and_say_so(written):
         ),
     ],
 )
-def test_faults_are_one_line(written, spoil, message):
+def test_faults_are_one_line(written, spoil, message, monkeypatch, capsys):
     folder, key = written
     save_answers(folder / "0.json", simulate_reader(key))
     spoil(folder, key)
-    done = medgan("reader-study", "score", folder / "0.json", cwd=folder)
-    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["medgan-nb", "reader-study", "score", str(folder / "0.json")])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and message in said and said.count("\n") == 1
 
 
 @pytest.mark.xdist_group("app")

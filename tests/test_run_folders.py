@@ -41,7 +41,8 @@ def without_figures(study: Study) -> Study:
 
 def without_tables(study: Study) -> Study:
     "A study that shows which runs there are and nothing else, for tests that need no numbers."
-    return replace(study, tables=lambda _: {}, figures=lambda _: {}, narrative=lambda _: "")
+    nothing = {"tables": lambda _: {}, "figures": lambda _: {}, "paper_tables": lambda _: {}}
+    return replace(study, narrative=lambda _: "", card=lambda _: study.card([]), **nothing)
 
 
 def medgan_nb(*words, seconds: float = 60) -> subprocess.CompletedProcess:

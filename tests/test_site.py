@@ -3,6 +3,7 @@ work, and its how-tos name what exists.
 """
 
 import html.parser
+import os
 import re
 import resource
 import shlex
@@ -82,8 +83,12 @@ def test_links_resolve_and_nothing_is_loaded_from_elsewhere(site):
 
 
 @needs_chromium
-def test_every_page_loads_from_disk(site):
+def test_pages_load_from_disk(site):
+    "Each page but those of the library, of which every fourth: one program writes them all."
     pages = sorted(page for page in site.rglob("*.html") if "_static" not in page.parts)
+    library = [page for page in pages if page.parent.name == "library"]
+    first = int(os.environ.get("MEDGAN_SEED", 0)) % 4
+    pages = [page for page in pages if page not in library] + library[first::4]
     wrong = []
     with open_page() as (page, log):
         for path in pages:

@@ -17,7 +17,7 @@ from torch import nn
 
 from ..data.dataset import ImageSet
 from .statistics import auc_ci, wilson_interval
-from ..metrics.features import FeatureNetwork, extract_features
+from ..metrics.features import FeatureNetwork, extract_features, remembered
 from ..metrics.memorization import aligned_distances, flag_memorized
 
 # %% ../../nbs/640_evaluation.privacy.ipynb #e8b61ea6
@@ -244,6 +244,7 @@ def privacy_checks(
         Whether D is told the class.
     """
     some, others = _some(train), _some(held_out)
+    networks = tuple(map(remembered, networks))
     checks = []
     for check in (memorization_check, membership_check):
         checks += [check(some, others, fake, network) for network in (None, *networks)]

@@ -6,14 +6,14 @@
 __all__ = ['disguise_copies', 'memorization_results']
 
 # %% ../../../nbs/814_studies.common.memorization.ipynb #27418c38
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from ...evaluation.statistics import wilson_interval
 from ...metrics.baselines import matched_scores
-from ...metrics.features import FeatureNetwork
+from ...metrics.features import FeatureNetwork, remembered
 from ...metrics.memorization import authenticity, flag_memorized
 from .quality import EvaluationSets
 from .results import Result
@@ -105,7 +105,7 @@ def _flagged_result(
 ) -> Result:
     "The share of generated images flagged as memorized, by pixels or by features."
     train, fake, held_out = (images[name] for name in ("train", "fake", "held-out"))
-    features = _remembered(network) if network else None
+    features = remembered(network) if network else None
     chosen = np.random.default_rng(seed).permutation(len(train))[:_MAX_COPIES]
     copies = disguise_copies(train[chosen], seed)
     flagged = flag_memorized(train, fake, held_out, network=features)
@@ -129,16 +129,3 @@ def _flagged_result(
             "blurred, noisy"
         ),
     )
-
-
-def _remembered(network: FeatureNetwork) -> Callable[[np.ndarray], np.ndarray]:
-    "A network that computes the features of each array once."
-    known: dict[int, np.ndarray] = {}
-
-    def features(images: np.ndarray) -> np.ndarray:
-        key = hash(images.tobytes())
-        if key not in known:
-            known[key] = network(images)
-        return known[key]
-
-    return features

@@ -119,7 +119,7 @@ PRESETS = {
     | {
         "size": 64,
         "n_lesions": 0,
-        "gan_epochs": 600,
+        "gan_epochs": 300,
         "width_divisor": 4,
         "batch_size": 16,
         "n_critic": 5,
