@@ -28,7 +28,7 @@ from medgan_nb.experiments.run import finished_runs, start_run
 from medgan_nb.metrics.features import efficientnet_lite_features
 from medgan_nb.models import classifiers
 from medgan_nb.studies.common.results import from_row, results_of, select, to_rows
-from medgan_nb.studies.p2 import evaluate, leakage, narrative, study, tables
+from medgan_nb.studies.p2 import evaluate, grid, leakage, narrative, study, tables
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = str(Path(sys.executable).parent / "medgan-nb")
@@ -127,7 +127,7 @@ def test_the_card_and_the_papers_tables(batch):
     ]
     assert card.columns == ("benign", "malignant", "normal")
     assert all(strip.shape == (32, 6 * 32) for _, strip in card.samples)
-    assert "StyleGAN2 DiffAug changes FD(efficientnet_lite0) to held-out by" in card.answer
+    assert "StyleGAN2 DiffAug changes FD(efficientnet_lite0-96px) to held-out by" in card.answer
     paper = study.STUDY.paper_tables(runs)
     cells = {heading: row for heading, row in paper["table2"].rows}
     assert [cell.paper for cell in cells["50 images"]] == [59.36, 69.64, 67.07]
@@ -196,7 +196,7 @@ def test_a_folder_of_one_class_runs_without_a_classifier(tmp_path):
         },
     )
     assert all(part["arms"] == {} for part in finished(run).values())
-    assert tables.main_network(results_of([run], "quality")) == "efficientnet_lite0"
+    assert grid.main_network(results_of([run], "quality")) == "efficientnet_lite0-96px"
     assert tables.tables([run])["table2_classification"] == [] and narrative.narrative([run])
 
 

@@ -26,7 +26,7 @@ ENVIRONMENT = {
     "PYTHONWARNINGS": "ignore",
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "20",
 }
-RUNS, KILLS = 3, 28
+RUNS, KILLS = 3, 14
 
 
 def start_process(outputs: Path, jobs: int = 1, scheduler: str = ""):

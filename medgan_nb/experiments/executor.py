@@ -215,7 +215,7 @@ def _launch(spec: RunSpec, threads: int) -> subprocess.Popen:
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
-            env=os.environ | thread_limits | {"MEDGAN_RETAIN_HEAP": "1"},
+            env=os.environ | thread_limits,
             start_new_session=True,
         )
 

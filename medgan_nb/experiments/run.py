@@ -231,8 +231,7 @@ def open_run(
         ) from error
     if not has_config(folder, config):  # absent, or damaged: its folder's name holds its hash
         write_json(folder / "config.json", config)
-    if os.environ.get("MEDGAN_RETAIN_HEAP") == "1":
-        retain_heap()
+    retain_heap()
     return Run(folder, read_config(folder), data, str(pick_device(device)), lock)
 
 # %% ../../nbs/710_experiments.run.ipynb #cf5bc742

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.arrays import as_images
+from ..core.device import retain_heap
 from ..core.errors import DataError, check_choice
 from ..core.random import stream
 from medgan_nb.core.weights import (
@@ -65,7 +66,7 @@ class FeatureNetwork:
 # %% ../../nbs/500_metrics.features.ipynb #de00653c
 @torch.inference_mode()
 def extract_features(
-    network: FeatureNetwork, images, batch_size: int = 64, device: torch.device | str = "cpu"
+    network: FeatureNetwork, images, batch_size: int = 32, device: torch.device | str = "cpu"
 ) -> np.ndarray:
     """Features of images, batch by batch.
 
@@ -90,6 +91,7 @@ def extract_features(
     DataError
         If the images have another shape or range, or the features are not (n, dim) finite numbers.
     """
+    retain_heap()  # without, each layer's output is made of fresh pages: three times as slow
     images = torch.from_numpy(as_images(images))
     batches = [network.forward(x.to(device)).float().cpu() for x in images.split(batch_size)]
     features = torch.cat(batches)
@@ -276,6 +278,7 @@ def efficientnet_lite_features(
 _NETWORKS = {
     "inception": inception,
     "efficientnet_lite0": efficientnet_lite_features,
+    "efficientnet_lite0-96px": partial(efficientnet_lite_features, size=96),
     "efficientnet_lite2": partial(efficientnet_lite_features, "efficientnet_lite2"),
     "random": random_network,
 }
@@ -288,7 +291,8 @@ def feature_network(name: str) -> FeatureNetwork:
     ----------
     name : str
         `inception` (FID; the first call downloads its weights), `efficientnet_lite0` or
-        `efficientnet_lite2` (no download), or `random` (64 features).
+        `efficientnet_lite2` (no download), `efficientnet_lite0-96px` (of images resized to 96 px:
+        five times as fast), or `random` (64 features).
 
     Raises
     ------

@@ -430,7 +430,8 @@ def evaluation_sets(run: Run, synthetic: ImageSet) -> EvaluationSets:
 
 def instruments(run: Run) -> Instruments:
     "The feature networks that measure the run, and their cards."
-    return calibrate(run, "efficientnet_lite0", run.data["test"], run.data["pool"])
+    names = run.settings["feature_networks"]
+    return calibrate(run, names, run.data["test"], run.data["pool"])
 
 
 def results(

@@ -73,6 +73,7 @@ OPTIONS = {
 PARAMETERS |= OPTIONS
 
 COMMON = {
+    "feature_networks": "efficientnet_lite0",
     "split": "lesion",
     "classifier_init": "imagenet",
     "experiments": "all",
@@ -81,6 +82,7 @@ COMMON = {
 PRESETS = {
     "smoke": COMMON
     | {
+        "feature_networks": "efficientnet_lite0-96px",
         "size": 32,
         "n_lesions": 24,
         "gan_epochs": 3,

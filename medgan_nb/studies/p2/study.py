@@ -83,7 +83,7 @@ PRESETS = {
         "z_dim": 32,
         "ada_kimg": 5.0,
         "n_synthetic": 60,
-        "feature_networks": "efficientnet_lite0",
+        "feature_networks": "efficientnet_lite0-96px",
         "trajectory_points": 2,
         "trajectory_images": 60,
         "classifier_epochs": 1,

@@ -43,7 +43,8 @@ _GENERATED = {"images": "generated"}
 
 def instruments(run: Run) -> Instruments:
     "The feature networks that measure the run, and their cards."
-    return calibrate(run, "efficientnet_lite0", run.data["test"], run.data["train"])
+    names = run.settings["feature_networks"]
+    return calibrate(run, names, run.data["test"], run.data["train"])
 
 
 def _first_network(run: Run) -> FeatureNetwork | None:

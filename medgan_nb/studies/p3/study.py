@@ -51,6 +51,7 @@ PARAMETERS = {
 }
 
 COMMON = {
+    "feature_networks": "efficientnet_lite0",
     "n_train": 0,
     "conditioning": "class",
     "critic_norm": "none",
@@ -63,6 +64,7 @@ COMMON = {
 PRESETS = {
     "smoke": COMMON
     | {
+        "feature_networks": "efficientnet_lite0-96px",
         "size": 32,
         "n_train": 90,
         "generator_width": 16,

@@ -43,6 +43,7 @@ PARAMETERS = {
 }
 
 COMMON = {
+    "feature_networks": "efficientnet_lite0",
     "resize_mode": "crop",
     "equalize": "none",
     "sample_filter": "none",
@@ -52,6 +53,7 @@ COMMON = {
 PRESETS = {
     "smoke": COMMON
     | {
+        "feature_networks": "efficientnet_lite0-96px",
         "size": 32,
         "n_train": 120,
         "gan_epochs": 2,
