@@ -16,6 +16,7 @@ from medgan_nb.core.errors import ConfigError
 from medgan_nb.experiments.run import finished_runs, start_run
 from medgan_nb.report.build import publish
 from medgan_nb.studies.common.results import of_run, results_of, to_rows
+from medgan_nb.studies.common.strips import keep_figure
 from medgan_nb.studies.p3 import classifiers, evaluate, figures, study, tables
 
 COMMAND = str(Path(sys.executable).parent / "medgan-nb")
@@ -118,9 +119,10 @@ def test_published_runs_show_no_patient(tmp_path):
     run = start_run(
         study.STUDY, {"preset": "smoke", "outputs": str(tmp_path / "runs"), "device": "cpu"}
     )
-    run.config["data"]["simulated"] = False
-    figures.keep(run, figures.system(), "fig1_system")
-    figures.keep(run, figures.system(), "fig4_mix", real=True)
+    params = run.config["params"] | {"dataset": "mini_mias"}
+    of_patients = replace(run, config=run.config | {"params": params})
+    keep_figure(of_patients, figures.system(), "fig1_system")
+    keep_figure(of_patients, figures.system(), "fig4_mix", shows_images=True)
     fake = replace(run.data["train"], ids=[f"synthetic/{k}" for k in range(len(run.data["train"]))])
     arms = classifiers.train_arms(run, fake, progress=lambda text: None)
     run.finish(to_rows(of_run(run, classifiers.classifier_arm_results(run, arms), "model")))

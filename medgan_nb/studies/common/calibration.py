@@ -27,6 +27,7 @@ from .comparison import Comparison, compare
 from .feature_networks import feature_networks
 from .quality import EvaluationSets, coverage_results, distance_results
 from .results import Result, results_of
+from .strips import keep_figure
 from ...viz.calibration import calibration_figure
 from ...viz.grid import Figure, image_grid
 
@@ -311,7 +312,7 @@ def calibration_figures(
     run: Run, cards: Sequence[CalibrationCard], images: ImageSet
 ) -> tuple[Figure, Figure]:
     """The cards as curves, and one image of each of up to two classes under each distortion; both
-    kept under figures/.
+    kept with the run.
     """
     curves = calibration_figure([card.to_dict() for card in cards])
     labels = list(dict.fromkeys(images.labels))[:2]
@@ -324,5 +325,5 @@ def calibration_figures(
         scale=1.3,
     )
     run.save_figure(curves, "calibration")
-    run.save_figure(strip, "calibration_images")
+    keep_figure(run, strip, "calibration_images", shows_images=True)
     return curves, strip

@@ -6,7 +6,7 @@
 __all__ = ['Trajectory', 'trajectory_of', 'trajectories', 'trajectory_figure', 'time_table']
 
 # %% ../../../nbs/851_studies.p2.trajectory.ipynb #f648f227
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -27,7 +27,9 @@ class Trajectory:
     Attributes
     ----------
     minutes : ndarray (points,)
-        Of training, at the run's median pace.
+        Of training, at the pace of a core that does nothing else.
+    kimg : ndarray (points,)
+        Thousands of images shown until then.
     scores : dict of str to ndarray (points,)
         By name, as `callbacks.watch` wrote them.
     network : str
@@ -37,6 +39,7 @@ class Trajectory:
     """
 
     minutes: np.ndarray
+    kimg: np.ndarray
     scores: dict[str, np.ndarray]
     network: str
     seed: int
@@ -48,12 +51,12 @@ def trajectory_of(run: Run) -> Trajectory | None:
     if len(rows) < 2 or len(log) < 2:
         return None
     kimg, seconds = (np.array([row[key] for row in log], float) for key in ("kimg", "seconds"))
-    pace = np.median(np.diff(seconds) / np.diff(kimg)) / 60
+    pace = np.quantile(np.diff(seconds) / np.diff(kimg), 0.25) / 60
     shared = set.intersection(*map(set, rows)) - {"kimg"}
     scores = {name: np.array([row[name] for row in rows], float) for name in sorted(shared)}
-    minutes = pace * np.array([row["kimg"] for row in rows], float)
+    shown = np.array([row["kimg"] for row in rows], float)
     network = run.settings["feature_networks"].split()[-1]
-    return Trajectory(minutes, scores, network, run.config["params"]["seed"])
+    return Trajectory(pace * shown, shown, scores, network, run.config["params"]["seed"])
 
 
 def trajectories(runs: list[Run]) -> dict[int, dict[str, list[Trajectory]]]:
@@ -63,6 +66,8 @@ def trajectories(runs: list[Run]) -> dict[int, dict[str, list[Trajectory]]]:
     for condition, repeats in grid:
         known = [t for t in map(trajectory_of, repeats) if t is not None and "held-out" in t.scores]
         if known:
+            pace = min(t.minutes[-1] / t.kimg[-1] for t in known)
+            known = [replace(t, minutes=pace * t.kimg) for t in known]
             by_size.setdefault(condition["n_train"], {})[condition["model"]] = known
     return by_size
 
