@@ -77,7 +77,7 @@ PRESETS = {
         "probe_size": 64,
         "probe_splits": 4,
         "classifier_seeds": 1,
-        "stability_kimg": 0.64,
+        "stability_kimg": 0.24,
     },
     "quick": COMMON
     | {
