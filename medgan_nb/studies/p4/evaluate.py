@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.files import write_json
+from ...core.files import atomic_write, json_line
 from ...data.dataset import ImageSet
 from ...evaluation.classification import Arm, classification_arms, train_and_evaluate
 from ...evaluation.scores import classification_metrics
@@ -124,7 +124,7 @@ def _save_predictions(run: Run, trained: dict[str, dict]) -> None:
         "titles": {name: arm["title"] for name, arm in trained.items()},
         "logits": {name: arm["logits"] for name, arm in trained.items()},
     }
-    write_json(run.folder / "predictions.json", predictions)
+    atomic_write(run.folder / "predictions.json", json_line(predictions))
 
 
 def _accuracy_results(run: Run, trained: dict[str, dict]) -> list[Result]:
