@@ -280,6 +280,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                      'medgan_nb.app.trial._plan_once': ('app.trial.html#_plan_once', 'medgan_nb/app/trial.py'),
                                      'medgan_nb.app.trial._privacy': ('app.trial.html#_privacy', 'medgan_nb/app/trial.py'),
                                      'medgan_nb.app.trial._quality_row': ('app.trial.html#_quality_row', 'medgan_nb/app/trial.py'),
+                                     'medgan_nb.app.trial._seconds': ('app.trial.html#_seconds', 'medgan_nb/app/trial.py'),
                                      'medgan_nb.app.trial._write_samples': ('app.trial.html#_write_samples', 'medgan_nb/app/trial.py'),
                                      'medgan_nb.app.trial.open_trial': ('app.trial.html#open_trial', 'medgan_nb/app/trial.py'),
                                      'medgan_nb.app.trial.run_trial': ('app.trial.html#run_trial', 'medgan_nb/app/trial.py'),

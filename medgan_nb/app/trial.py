@@ -22,6 +22,7 @@ from ..core.errors import ConfigError, DataError, printable
 from ..core.files import atomic_write, digest, read_json, write_json
 from ..data.dataset import ImageSet
 from ..evaluation.privacy import privacy_checks
+from ..experiments.records import Stage, read_log
 from ..experiments.run import Run, open_run
 from ..experiments.status import format_duration
 from ..experiments.study import outputs_folder
@@ -230,6 +231,14 @@ REFERENCES = (
 )
 
 
+def _seconds(trial: Trial) -> float:
+    "Time of this call; of trainings and stages where earlier calls, since killed, did part of it."
+    folder = trial.run.folder
+    logs = [log[-1]["seconds"] for log in map(read_log, folder.glob("training*")) if log]
+    stages = [read_json(path, Stage)["seconds"] for path in folder.glob("stages/*.json")]
+    return max(time.monotonic() - trial.started, sum(logs) + sum(stages))
+
+
 def summarize(trial: Trial, results: list[Result], tables: dict[str, np.ndarray]) -> dict:
     "What the page says, as plain data."
     data, plan = trial.data, trial.plan
@@ -248,7 +257,7 @@ def summarize(trial: Trial, results: list[Result], tables: dict[str, np.ndarray]
         "decision": {"word": word, "sentence": sentence},
         "run": trial.id,
         "version": medgan_nb.__version__,
-        "minutes": round((time.monotonic() - trial.started) / 60, 1),
+        "minutes": round(_seconds(trial) / 60, 1),
         "data": {
             "name": data.images.name,
             "simulated": data.images.simulated,
