@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -179,6 +180,16 @@ def finished(run):
     arms = evaluate.train_arms(run, synthetic, progress=lambda text: None)
     run.finish(to_rows(evaluate.results(run, synthetic, trained, arms)))
     return arms
+
+
+@pytest.mark.parametrize("model", study.MODELS)
+def test_the_figure_of_the_system_knows_every_model(model):
+    "A long run of two models ended there once."
+    data = {"train": SimpleNamespace(classes=("benign", "malignant", "normal"))}
+    config = {"params": {"model": model}}
+    run = SimpleNamespace(config=config, settings=study.PRESETS["short"], data=data)
+    boxes, arrows = study.system(run)
+    assert set(boxes) == {end for start, stop, _ in arrows for end in (start, stop)}
 
 
 def test_a_folder_of_one_class_runs_without_a_classifier(tmp_path):

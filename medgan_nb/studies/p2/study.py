@@ -356,18 +356,25 @@ def system(run: Run) -> tuple[dict[str, str], list[tuple[str, str, str]]]:
     model, settings = run.config["params"]["model"], run.settings
     recipe = build_recipe(model, settings, len(run.data["train"].classes))
     G, D = recipe.G(), recipe.D()
+    ada = f"T ADA ({settings['augpipe']})"
     augmentation = {
         "stylegan2": "T none",
-        "stylegan2_ada": f"T ADA ({settings['augpipe']})",
+        "stylegan2_ada": ada,
+        "stylegan2_ada_pretrained": ada,
         "stylegan2_diffaugment": "T DiffAugment",
+        "projected": "T DiffAugment",
     }[model]
+    if model == "projected":
+        judge = "D heads on frozen features"
+    else:
+        judge = f"D {len(D.blocks)} blocks, mbstd"
     boxes = {
         "z": f"z {recipe.z_dim}, class",
         "mapping": f"mapping {settings['mapping_layers']} layers",
         "synthesis": f"synthesis {len(G.synthesis.to_rgb)} sizes to {settings['size']} px",
         "x": "x_real training images",
         "T": augmentation,
-        "D": f"D {len(D.blocks)} blocks, mbstd",
+        "D": judge,
     }
     arrows = [
         ("z", "mapping", ""),
