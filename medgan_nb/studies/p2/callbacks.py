@@ -22,9 +22,6 @@ from ..common.trajectory import is_due, record_point
 from ...training.checkpoint import save_tree
 
 # %% ../../../nbs/842_studies.p2.callbacks.ipynb #9778ea41
-_NEIGHBOURS = 5
-
-
 def watch(
     folder: Path,
     parts: dict[str, ImageSet],
@@ -65,7 +62,7 @@ def watch(
     def measure(images) -> dict[str, float]:
         fake = network(images)
         row = {name: frechet_distance(features, fake) for name, features in real.items()}
-        recall = 100 * prdc(real["held-out"], fake, _NEIGHBOURS)["recall"]
+        recall = 100 * prdc(real["held-out"], fake)["recall"]
         return row | {"authentic": authenticity(real["train"], fake), "recall": recall}
 
     def hook(state, log):

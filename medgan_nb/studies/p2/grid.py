@@ -28,7 +28,7 @@ def grid_of(runs: list[Run]) -> list[tuple[dict, list[Run]]]:
 
     def order(entry):
         condition = entry[0]
-        own = set(condition) == {"n_train", "model"}
+        own = is_own(condition)
         return (
             not own,
             str(condition) if not own else "",

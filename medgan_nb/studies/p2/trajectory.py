@@ -15,7 +15,7 @@ from ...evaluation.statistics import t_interval
 from ...experiments.records import read_log, read_trajectory
 from ...experiments.run import Run
 from ..common.comparison import Comparison, compare
-from ..common.results import Result
+from ..common.results import Result, results_of, select
 from .grid import LABELS, grid_of, is_own
 from ...viz.curves import line_panels
 
@@ -46,16 +46,19 @@ class Trajectory:
 
 
 def trajectory_of(run: Run) -> Trajectory | None:
-    "The trajectory of a run; None where fewer than two points of it are known."
+    """The trajectory of a run; None where fewer than two points of it are known, or where the
+    network that watched was refused by its calibration card.
+    """
     rows, log = read_trajectory(run.folder), read_log(run.folder)
-    if len(rows) < 2 or len(log) < 2:
+    network = run.settings["feature_networks"].split()[-1]
+    measures = {r.feature_network for r in select(results_of([run], "quality"), "FD")}
+    if len(rows) < 2 or len(log) < 2 or network not in measures:
         return None
     kimg, seconds = (np.array([row[key] for row in log], float) for key in ("kimg", "seconds"))
     pace = np.quantile(np.diff(seconds) / np.diff(kimg), 0.25) / 60
     shared = set.intersection(*map(set, rows)) - {"kimg"}
     scores = {name: np.array([row[name] for row in rows], float) for name in sorted(shared)}
     shown = np.array([row["kimg"] for row in rows], float)
-    network = run.settings["feature_networks"].split()[-1]
     return Trajectory(pace * shown, shown, scores, network, run.config["params"]["seed"])
 
 
