@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from medgan_nb.core.device import retain_heap
+from medgan_nb.core.memory import retain_heap
 from medgan_nb.datasets.registry import load
 from medgan_nb.metrics.features import extract_features, random_network
 from medgan_nb.metrics.fid import frechet_distance

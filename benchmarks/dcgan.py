@@ -24,7 +24,7 @@ from unittest.mock import patch
 import torch
 import torchvision.datasets
 
-from medgan_nb.core.device import retain_heap
+from medgan_nb.core.memory import retain_heap
 from medgan_nb.data.dataset import ImageSet, to_pixels
 from medgan_nb.training.loop import train_step
 from medgan_nb.training.registry import model_recipe

@@ -2,7 +2,7 @@
 
 import ctypes
 
-from medgan_nb.core.device import retain_heap
+from medgan_nb.core.memory import retain_heap
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # parameters of mallopt in malloc.h
 

@@ -9,7 +9,7 @@ writes the shipped weights (fp16) and names their sha256.
 import argparse
 from pathlib import Path
 
-from medgan_nb.core.device import retain_heap
+from medgan_nb.core.memory import retain_heap
 from medgan_nb.simulation.ultrasound_bmode import load
 from medgan_nb.studies.p2.study import PRESETS, build_recipe
 from medgan_nb.training.loop import train

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from medgan_nb.core.device import retain_heap
 from medgan_nb.core.files import atomic_write, read_json, write_json
+from medgan_nb.core.memory import retain_heap
 from medgan_nb.data.dataset import ImageSet
 from medgan_nb.metrics.features import feature_network
 from medgan_nb.metrics.fid import frechet_distance

@@ -534,17 +534,17 @@ def share_command(
 @app.command()
 def doctor(outputs: _Outputs = "", data_dir: _DataDir = "") -> None:
     "What this machine has, what is missing, and what each absence costs."
-    from medgan_nb.core.device import has_fast_bf16, pick_device, retain_heap, versions
+    from medgan_nb.core.device import has_fast_bf16, pick_device, versions
+    from medgan_nb.core.memory import retain_heap
     from medgan_nb.metrics.features import inception_available
 
     device = pick_device()
     bf16 = "in hardware" if has_fast_bf16(device) else "not in hardware: fp32 is used"
-    no_glibc = "no glibc: training of small networks is up to a third slower"
     no_weights = "absent: distances are FD(study), not FID; fetched at first use if online"
     rows = {name: version or "absent" for name, version in versions().items()}
     rows |= {
         "device": f"{device}; bf16 {bf16}",
-        "malloc tuning": "works" if retain_heap() else no_glibc,
+        "malloc tuning": "works" if retain_heap() else "no glibc: small GANs train a third slower",
         "outputs": _free_space(outputs_folder(outputs)),
         "cache": _free_space(cache_dir()),
         "FID weights": "present" if inception_available() else no_weights,

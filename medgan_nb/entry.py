@@ -13,7 +13,9 @@ def main() -> None:
     "Import the command line and run it; an interrupt ends it with exit code 130."
     try:
         from medgan_nb.cli import main as run_command
+        from medgan_nb.core.memory import collect_seldom
 
+        collect_seldom()
         run_command()
     except KeyboardInterrupt:
         sys.exit(130)

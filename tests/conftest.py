@@ -5,6 +5,8 @@ one.
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,7 +29,6 @@ FIRST = (
     "test_site",
     "test_fuzz",
     "test_study",
-    "test_resume",
     "test_notebooks",
 )
 COSTLY = ("test_p1", "test_p2", "test_p3", "test_report", "test_wheel")  # a module shares its runs
@@ -96,20 +97,36 @@ def listened_to(outputs: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory) -> Path:
+def smoke_outputs(tmp_path_factory) -> Callable[[str], Path]:
+    """Gives the outputs folder of a finished run of a study, preset smoke, on simulated images; it
+    is made once a session, listened to.
+    """
+    return partial(_smoke_outputs, shared_folder(tmp_path_factory))
+
+
+def _smoke_outputs(base: Path, paper: str) -> Path:
+    outputs, made = base / f"smoke-{paper}", base / f"smoke-{paper}.made"
+    with FileLock(base / f"smoke-{paper}.lock"):
+        if not made.exists():
+            outputs.mkdir()
+            words = ("reproduce", paper, "--preset", "smoke", "--jobs", "1")
+            command = [str(Path(sys.executable).parent / "medgan-nb"), *words]
+            done = subprocess.run(
+                [*command, "--outputs", str(outputs)],
+                capture_output=True,
+                text=True,
+                env=listened_to(outputs),
+            )
+            assert done.returncode == 0, done.stderr
+            made.touch()
+    return outputs
+
+
+@pytest.fixture(scope="session")
+def smoke_run(smoke_outputs) -> Path:
     """The folder of a finished run of p4, preset smoke, on simulated films; MEDGAN_SMOKE_RUN names
     one made before.
     """
     if os.environ.get("MEDGAN_SMOKE_RUN"):
         return Path(os.environ["MEDGAN_SMOKE_RUN"])
-    base = shared_folder(tmp_path_factory)
-    outputs, made = base / "smoke", base / "smoke.made"
-    with FileLock(base / "smoke.lock"):
-        if not made.exists():
-            outputs.mkdir()
-            words = ("reproduce", "p4", "--preset", "smoke", "--outputs", str(outputs))
-            command = [str(Path(sys.executable).parent / "medgan-nb"), *words]
-            done = subprocess.run(command, capture_output=True, text=True, env=listened_to(outputs))
-            assert done.returncode == 0, done.stderr
-            made.touch()
-    return next(outputs.glob("p4/n*"))
+    return next(smoke_outputs("p4").glob("p4/n*"))

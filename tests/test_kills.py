@@ -25,6 +25,7 @@ import torch
 from conftest import NETWORK_LOG, listened_to
 
 from medgan_nb.core import files
+from medgan_nb.core.errors import WeightsError
 from medgan_nb.data.dataset import ImageSet
 from medgan_nb.metrics.features import random_network
 from medgan_nb.studies.p2.callbacks import watch
@@ -198,18 +199,52 @@ def test_a_killed_training_leaves_every_file_as_an_undisturbed_one(tmp_path, nam
     assert kills >= N_KILLS
 
 
-def test_killed_between_the_weights_and_the_end_of_the_checkpoint(tmp_path):
+@pytest.fixture(scope="module")
+def dcgan(tmp_path_factory) -> dict:
+    "All files of a training of the smallest GAN that was never killed."
+    return undisturbed("dcgan", tmp_path_factory.mktemp("dcgan"))[0]
+
+
+def killed_in_a_write(folder: Path, count: int, how: str) -> None:
+    "Train until the count-th write, and die inside it."
+
+    def work():
+        die_in_a_write(count, how)
+        train_in(folder, "dcgan")
+
+    assert exit_code(in_child(work)) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize(
+    "count, how", [(8, "before-sync"), (3, "half-written"), (3, "before-rename")]
+)
+def test_killed_while_writing_a_checkpoint(tmp_path, dcgan, count, how):
+    killed_in_a_write(tmp_path, count, how)
+    train_in(tmp_path, "dcgan")
+    assert contents(tmp_path) == dcgan
+
+
+def test_killed_between_the_weights_and_the_end_of_the_checkpoint(tmp_path, dcgan):
     "A kill of a recipe found it once: the last checkpoint stayed for ever."
     train_in(tmp_path, "dcgan")
-    expected = contents(tmp_path)
     (tmp_path / "checkpoint.safetensors").write_bytes(
         (tmp_path / "weights.safetensors").read_bytes()
     )
     train_in(tmp_path, "dcgan")
-    assert contents(tmp_path) == expected
+    assert contents(tmp_path) == dcgan
+
+
+def test_a_damaged_checkpoint_is_named_and_not_overwritten(tmp_path):
+    killed_in_a_write(tmp_path, 6, "before-rename")
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="checkpoint.safetensors.*delete the file to start over"):
+        train_in(tmp_path, "dcgan")
+    assert not (tmp_path / "weights.safetensors").exists()
 
 
 COMMAND = str(Path(sys.executable).parent / "medgan-nb")
+STARTUP_SECONDS = 5  # of a run's process and kernel
 _PROCESS_FILES = ("leases/*", "progress.json", "run.log", "executed.ipynb")
 
 
@@ -244,18 +279,19 @@ def run_contents(outputs: Path) -> dict:
     }
 
 
+@pytest.mark.xdist_group("p2")
 @pytest.mark.parametrize("paper", os.environ.get("MEDGAN_KILL_RUNS", "p2").split())
-def test_a_killed_run_leaves_every_file_as_an_undisturbed_one(tmp_path, paper):
-    started = time.monotonic()
-    assert reproduce(paper, tmp_path / "undisturbed").wait() == 0
-    seconds, moments = time.monotonic() - started, random.Random(SEED)
+def test_a_killed_run_leaves_every_file_as_an_undisturbed_one(tmp_path, smoke_outputs, paper):
+    undisturbed, moments = smoke_outputs(paper), random.Random(SEED)
+    (metrics,) = undisturbed.glob("p*/n*/metrics.json")
+    seconds = json.loads(metrics.read_text())["seconds"]
     for _ in range(N_KILLS_OF_A_RUN):
         process = reproduce(paper, tmp_path / "killed")
         with suppress(subprocess.TimeoutExpired):
-            process.wait(moments.uniform(0.2, 0.7) * seconds)
+            process.wait(STARTUP_SECONDS + moments.uniform(0.1, 0.7) * seconds)
         kill_tree(process)
     assert reproduce(paper, tmp_path / "killed").wait() == 0
-    expected, found = run_contents(tmp_path / "undisturbed"), run_contents(tmp_path / "killed")
+    expected, found = run_contents(undisturbed), run_contents(tmp_path / "killed")
     assert set(found) == set(expected)
     assert [name for name in expected if found[name] != expected[name]] == []
-    assert (tmp_path / "undisturbed" / NETWORK_LOG).read_text() == ""
+    assert (undisturbed / NETWORK_LOG).read_text() == ""

@@ -146,15 +146,8 @@ def test_busi_by_lesion():
     assert config["params"]["dataset_size"] == 24 and not config["data"]["simulated"]
 
 
-def test_the_card_and_the_papers_tables(tmp_path):
-    command = str(Path(sys.executable).parent / "medgan-nb")
-    words = [command, "reproduce", "p1", "--preset", "smoke", "--outputs", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    check_card_and_tables(finished_runs(tmp_path, "p1"))
-
-
-def check_card_and_tables(runs: list) -> None:
+def test_the_card_and_the_papers_tables(smoke_outputs):
+    runs = finished_runs(smoke_outputs("p1"), "p1")
     card, paper = p1.STUDY.card(runs), p1.STUDY.paper_tables(runs)
     assert (card.verdict, card.columns) == ("single run", ("benign", "malignant"))
     assert [label for label, _ in card.samples][1:] == ["Model 0"]

@@ -4,8 +4,6 @@ what may be published of it.
 
 import csv
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,22 +17,13 @@ from medgan_nb.studies.common.results import of_run, results_of, to_rows
 from medgan_nb.studies.common.strips import keep_figure
 from medgan_nb.studies.p3 import classifiers, evaluate, figures, study, tables
 
-COMMAND = str(Path(sys.executable).parent / "medgan-nb")
 REAL = os.environ.get("MEDGAN_DATA", "")
 
 
 @pytest.fixture(scope="module")
-def batch(tmp_path_factory):
+def batch(smoke_outputs):
     "The smallest preset, by one command."
-    outputs = tmp_path_factory.mktemp("p3")
-    done = subprocess.run(
-        [COMMAND, "reproduce", "p3", "--preset", "smoke", "--outputs", str(outputs)],
-        capture_output=True,
-        text=True,
-        cwd=outputs,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return outputs
+    return smoke_outputs("p3")
 
 
 @pytest.mark.xdist_group("p3")

@@ -16,6 +16,8 @@ import threading
 import time
 from pathlib import Path
 
+from ..core.memory import collect_seldom
+
 # %% ../../nbs/720_experiments.process.ipynb #914afeeb
 def _exit_with_parent(parent: int, interval: float = 0.5) -> None:
     "Exit with code 3 as soon as this process is no longer a child of `parent` (POSIX only)."
@@ -31,6 +33,7 @@ def _exit_with_parent(parent: int, interval: float = 0.5) -> None:
 # %% ../../nbs/720_experiments.process.ipynb #e2b04260
 _START_ATTEMPTS = 3
 SHUTDOWN_SECONDS = 120.0  # half of it until SIGTERM, the other half until SIGKILL
+_KERNEL_BEGINS = "from medgan_nb.core.memory import collect_seldom; collect_seldom()"
 
 
 def _execute_with_retries(notebook: str, target: str, parameters: dict) -> None:
@@ -43,7 +46,13 @@ def _execute_with_retries(notebook: str, target: str, parameters: dict) -> None:
     for attempt in range(1, _START_ATTEMPTS + 1):
         try:
             execute_notebook(
-                notebook, target, parameters, progress_bar=False, start_timeout=120, config=config
+                notebook,
+                target,
+                parameters,
+                progress_bar=False,
+                start_timeout=120,
+                config=config,
+                extra_arguments=[f"--IPKernelApp.exec_lines={_KERNEL_BEGINS}"],
             )
             return
         except PapermillExecutionError:
@@ -83,6 +92,7 @@ def main() -> None:
     "Entry point of the process; its one argument is the task as JSON."
     task = json.loads(sys.argv[1])
     sys.modules.setdefault("rfc3987_syntax", None)
+    collect_seldom()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _exit_with_parent(task["parent"])
     _execute_with_retries(task["notebook"], task["target"], task["parameters"])

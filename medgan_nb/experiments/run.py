@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from ..core.errors import ConfigError, DataError
 from ..core.files import digest, read_json, safe_name, to_jsonable, write_json
+from ..core.memory import collect_seldom, retain_heap
 from .lease import Lease, process_identity
 from medgan_nb.experiments.records import (
     Stage,
@@ -212,7 +213,7 @@ def open_run(
     DataError
         If the outputs folder cannot be written.
     """
-    from medgan_nb.core.device import pick_device, retain_heap, versions
+    from medgan_nb.core.device import pick_device, versions
 
     config = to_jsonable(config | {"versions": versions()})
     folder = Path(outputs) / safe_name(config["paper"]) / run_id(config)
@@ -232,6 +233,7 @@ def open_run(
     if not has_config(folder, config):  # absent, or damaged: its folder's name holds its hash
         write_json(folder / "config.json", config)
     retain_heap()
+    collect_seldom()
     return Run(folder, read_config(folder), data, str(pick_device(device)), lock)
 
 # %% ../../nbs/710_experiments.run.ipynb #cf5bc742

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.arrays import as_images
-from ..core.device import retain_heap
 from ..core.errors import DataError, check_choice
+from ..core.memory import retain_heap
 from ..core.random import stream
 from medgan_nb.core.weights import (
     INCEPTION,
