@@ -118,7 +118,7 @@ def test_the_card_and_the_papers_tables(batch):
     paper = study.STUDY.paper_tables(runs)
     cells = {heading: row for heading, row in paper["table2"].rows}
     assert [cell.paper for cell in cells["50 images"]] == [59.36, 69.64, 66.71]
-    assert [cell.paper for cell in paper["fid"].rows[0][1]] == [219.8, None]
+    assert [cell.paper for cell in paper["fid"].rows[0][1]] == [219.8, 166.98]
     verdicts = {c.verdict for t in paper.values() for _, row in t.rows for c in row if c}
     assert not verdicts & {"consistent", "inconsistent"}
 
