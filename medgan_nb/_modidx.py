@@ -3238,6 +3238,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                                                                  'medgan_nb/studies/p2/trajectory.py'),
                                                  'medgan_nb.studies.p2.trajectory._mean_curve': ( 'studies.p2.trajectory.html#_mean_curve',
                                                                                                   'medgan_nb/studies/p2/trajectory.py'),
+                                                 'medgan_nb.studies.p2.trajectory._smoothed': ( 'studies.p2.trajectory.html#_smoothed',
+                                                                                                'medgan_nb/studies/p2/trajectory.py'),
                                                  'medgan_nb.studies.p2.trajectory._time_result': ( 'studies.p2.trajectory.html#_time_result',
                                                                                                    'medgan_nb/studies/p2/trajectory.py'),
                                                  'medgan_nb.studies.p2.trajectory._time_to': ( 'studies.p2.trajectory.html#_time_to',

@@ -115,7 +115,7 @@ def time_table(runs: list[Run]) -> list[Comparison]:
     """
     comparisons = []
     for n, by_model in trajectories(runs).items():
-        goals = {t.seed: t.scores["held-out"][-1] for t in by_model.get(_REFERENCE, [])}
+        goals = {t.seed: _smoothed(t)[-1] for t in by_model.get(_REFERENCE, [])}
         for model, repeats in by_model.items():
             paired = [t for t in repeats if t.seed in goals]
             if paired:
@@ -146,7 +146,13 @@ def _time_result(n: int, model: str, repeats: list[Trajectory], goals: dict[int,
     )
 
 
+def _smoothed(t: Trajectory) -> np.ndarray:
+    "Distances, each the mean of a point and the two before it: one sample may be near by chance."
+    distances = t.scores["held-out"]
+    return np.array([distances[max(k - 2, 0) : k + 1].mean() for k in range(len(distances))])
+
+
 def _time_to(goal: float, t: Trajectory) -> float | None:
-    "Minutes to the first point at or below a distance."
-    there = np.flatnonzero(t.scores["held-out"] <= goal)
+    "Minutes until a distance is reached by the mean of three points."
+    there = np.flatnonzero(_smoothed(t) <= goal)
     return float(t.minutes[there[0]]) if len(there) else None
