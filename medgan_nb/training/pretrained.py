@@ -62,7 +62,8 @@ def _start(build: Callable[[], nn.Module], network: str, path: Path) -> nn.Modul
             f"{path.stem}: weights of another network than this {network} (at {absent[0]}); "
             "expected 64 px, channel_base 1024, channel_max 128 and z_dim 128"
         )
-    module.load_state_dict(own | fits)
+    if not next(module.parameters()).is_meta:  # there only the shapes are asked for
+        module.load_state_dict(own | fits)
     return module
 
 # %% ../../nbs/478_training.pretrained.ipynb #c5a5d654

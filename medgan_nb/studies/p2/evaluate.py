@@ -228,7 +228,7 @@ def _train_one(run: Run, arm: Arm, kept_out: ImageSet, test: ImageSet, seed: int
         "title": arm.title,
         "n": len(arm.images),
         "seconds": round(time.perf_counter() - started, 2),
-        "probabilities": np.round(outcome["probabilities"], 4),
+        "probabilities": np.round(outcome["probabilities"], 3),
     }
 
 
