@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special, stats
 from sklearn.metrics import roc_auc_score
-from statsmodels.stats import contingency_tables, multitest, proportion
+from statsmodels.stats import contingency_tables, proportion
 
 from ..core.arrays import check_finite
 from ..core.errors import ConfigError, DataError
@@ -115,7 +115,9 @@ def holm(p_values) -> np.ndarray:
     p = np.asarray(p_values, dtype=float)
     if p.ndim != 1 or not np.all((0 <= p) & (p <= 1)):
         raise DataError(f"p values: {p_values}; expected a list of numbers from 0 to 1")
-    return multitest.multipletests(p, method="holm")[1] if len(p) else p
+    order, adjusted = np.argsort(p), np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return adjusted
 
 # %% ../../nbs/630_evaluation.statistics.ipynb #a4cdf64d
 def roc_auc(labels, scores) -> float | None:
