@@ -85,7 +85,8 @@ def table_texts(table: PaperTable) -> dict:
     }
 
 # %% ../../nbs/909_report.paper_table.ipynb #dc94ad10
-_TEMPLATE = """<figure class="mg-table"><figcaption>{{ t.title }}</figcaption>
+_TEMPLATE = """<figure class="mg-table{{ ' mg-wide' if t.columns|length > 5 }}">
+<figcaption>{{ t.title }}</figcaption>
 <div class="mg-scroll" tabindex="0" role="region" aria-label="{{ t.title }}"><table>
 <thead><tr><th></th>{% for name in t.columns %}<th scope="col">{{ name }}</th>{% endfor %}</tr>
 </thead><tbody>{% for heading, cells in t.rows %}<tr><th scope="row">{{ heading }}</th>

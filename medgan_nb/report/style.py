@@ -36,6 +36,7 @@ font-weight:600;font-size:.82rem;background:#e3e6ea;color:#33383e;white-space:no
 .mg-table table{border-collapse:collapse;font-size:.85rem;margin:0}
 .mg-table th,.mg-table td{padding:.35rem .7rem;border-bottom:1px solid var(--mg-line);
 text-align:left;vertical-align:top}
+.mg-wide table{font-size:.78rem} .mg-wide th,.mg-wide td{padding:.3rem .35rem}
 .mg-table td{font-variant-numeric:tabular-nums} .mg-table thead th{white-space:normal}
 .mg-cell .mg-ci{opacity:.75;white-space:nowrap} .mg-cell .mg-paper{opacity:.85}
 .mg-cell .mg-word{display:block;font-size:.75rem;margin-top:.1rem}
