@@ -36,7 +36,8 @@ def feature_networks(names: str) -> tuple[list[FeatureNetwork], str]:
     try:
         return [inception(), *networks], ""
     except WeightsError as error:
-        return networks, f"Inception not used: {error}"
+        reason = str(error).replace(f"{cache_dir() / 'weights'}/", "").split("; ")[0]
+        return networks, f"Inception not used: {reason}"
 
 # %% ../../../nbs/805_studies.common.feature_networks.ipynb #75153d1c
 def image_features(network: FeatureNetwork, images: ImageSet) -> np.ndarray:

@@ -76,13 +76,13 @@ def _sentence(
     result = recovered.result
     real = pick(table4, "accuracy", model=model, images="Real").result
     text = (
-        f"A classifier recovers the class of {100 * result.value:.0f} % of {LABELS[model]}'s images"
+        f"A classifier that is right on {100 * real.value:.0f} % of the test images recovers the "
+        f"class of {100 * result.value:.0f} % of {LABELS[model]}'s images"
         f"{interval_words(result, '.0f', 100)}, over {counted(result.n_runs, 'training')} with "
         f"{result.n} images each"
     )
     if recovered.paper is not None:
         text += f"; the paper prints {100 * recovered.paper:.0f} %"
-    text += f". It is right on {100 * real.value:.0f} % of the test images"
     if not networks_trained(runs)["generated"]:
         text += "; the GAN did not learn the classes"
     dice = pick(segmentation_table(own), "Dice, two-class mean", model=model, arm="synthetic")

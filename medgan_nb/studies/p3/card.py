@@ -22,7 +22,7 @@ from ..common.comparison import NOT_REPORTED, Comparison, compare
 from ..common.formatting import format_metric
 from ..common.paper_table import PaperTable, pick
 from ..common.results import aggregate, results_of, select
-from .tables import LABELS, MODES, own_runs, stability_table
+from .tables import LABELS, MODES, learned_sentence, own_runs, stability_table
 from ...viz.charts import interval_plot
 
 # %% ../../../nbs/868_studies.p3.card.ipynb #80d3191c
@@ -45,7 +45,10 @@ def card(runs: list[Run]) -> Card:
     return build_card(
         subject,
         own,
-        (headline(gain) if gain else NOT_REPORTED, f"{_stable(gain)} {_close(own)}"),
+        (
+            headline(gain) if gain else NOT_REPORTED,
+            f"{learned_sentence(own)} {_stable(gain)} {_close(own)}".strip(),
+        ),
         {f"WGAN-GP, {LABELS[run.config['params']['model']]}": run for run in own[:1]},
         (_modes_figure(stability), caption) if gain else (None, ""),
     )

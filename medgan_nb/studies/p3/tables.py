@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABELS', 'MEASURED', 'PAIRS', 'MODES', 'measured_table', 'probe_table', 'difference_table', 'stability_table',
-           'data_table', 'thesis_table', 'tables', 'figures', 'own_runs', 'narrative']
+           'data_table', 'thesis_table', 'tables', 'figures', 'own_runs', 'narrative', 'learned_sentence']
 
 # %% ../../../nbs/862_studies.p3.tables.ipynb #dd0691a9
 from dataclasses import replace
@@ -246,11 +246,12 @@ def narrative(runs: list[Run]) -> str:
     if not own:
         return "No finished run of the study's own setting."
     sentences = [
+        learned_sentence(own),
         _distance_sentence(own),
         _texture_sentence(own),
         _stability_sentence(own),
         _diversity_sentence(own),
-        _classifier_sentence(own),
+        _help_sentence(own),
     ]
     return " ".join(filter(None, sentences))
 
@@ -330,7 +331,8 @@ def _diversity_sentence(runs: list[Run]) -> str:
     )
 
 
-def _classifier_sentence(runs: list[Run]) -> str:
+def learned_sentence(runs: list[Run]) -> str:
+    "What a classifier learns from the real images; empty where none was trained."
     probe = [c.result for c in probe_table(runs)]
     scores = [
         f"{metric} {format_interval(r, '.2f')}"
@@ -339,10 +341,16 @@ def _classifier_sentence(runs: list[Run]) -> str:
     ]
     if not scores:
         return ""
-    start = "Question 2: on real images a linear probe tells benign from malignant with "
-    start += " and ".join(scores)
-    if not _has_learned(probe):
-        return f"{start}: it did not learn, so what images help it cannot be asked here."
+    start = f"A linear probe of real images tells benign from malignant with {' and '.join(scores)}"
+    if _has_learned(probe):
+        return f"{start}."
+    return f"{start}: it did not learn, so what images help it cannot be asked here."
+
+
+def _help_sentence(runs: list[Run]) -> str:
+    "What generated images change, where a classifier learned."
+    if not _has_learned([c.result for c in probe_table(runs)]):
+        return ""
     titles = {
         "synthetic100": "with generated images",
         "classic100": "with flipped and rotated copies",
@@ -354,4 +362,4 @@ def _classifier_sentence(runs: list[Run]) -> str:
         for arm, title in titles.items()
         for result in select(results, arm=arm, control="real")
     ]
-    return f"{start}; its AUC changes by {', '.join(parts)}."
+    return f"Question 2: the probe's AUC changes by {', '.join(parts)}." if parts else ""
