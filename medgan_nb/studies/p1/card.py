@@ -84,7 +84,7 @@ def _sentence(
     if recovered.paper is not None:
         text += f"; the paper prints {100 * recovered.paper:.0f} %"
     if not networks_trained(runs)["generated"]:
-        text += "; the GAN did not learn the classes"
+        text += "; its auxiliary classifier does not show that the GAN learned the classes"
     dice = pick(segmentation_table(own), "Dice, two-class mean", model=model, arm="synthetic")
     if dice is not None and dice.result.value is not None:
         text += f"; Dice of a U-Net trained on generated images alone {dice.result.value:.2f}"

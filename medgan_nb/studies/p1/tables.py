@@ -348,13 +348,13 @@ def narrative(runs: list[Run]) -> str:
 
 
 def _training_sentence(runs: list[Run]) -> str:
-    "Says so if the networks did not train."
+    "Says so if it is not shown that the networks trained."
     failed = [images for images, did in networks_trained(runs).items() if not did]
     if not failed:
         return ""
     return (
-        f"On {' and '.join(failed)} images the auxiliary classifier is not above the majority "
-        "rule: these networks did not train, and are not compared."
+        f"On {' and '.join(failed)} images the auxiliary classifier is not above the majority rule "
+        "with its interval: that these networks learned is not shown, and they are not compared."
     )
 
 
