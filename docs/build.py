@@ -34,7 +34,7 @@ def main(folder: Path = ROOT) -> int:
     write_library(source)
     write_howtos(source)
     write_measuring(source, runs)
-    write_gallery(source, runs, cards)
+    write_gallery(source, runs)
     write_studies(source, runs, cards)
     write_front_page(source, runs, cards)
     options = ["-W", "--keep-going", "-q", "-b", "html", "-j", "2", "-d", source / "_doctrees"]

@@ -1,40 +1,29 @@
 """The page "How we measure": calibration cards, baselines, intervals and verdicts.
 
-Every number is from the published runs, or from simulated images where none of them holds a card.
+Every number is from the published runs.
 """
 
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 from simulation import fill
 
-from medgan_nb.data.splits import group_split
 from medgan_nb.datasets.catalogue import may_be_shown
-from medgan_nb.datasets.registry import load
 from medgan_nb.experiments.run import Run
-from medgan_nb.metrics.calibration import calibration_card
-from medgan_nb.metrics.distortions import describe, distorted_examples
-from medgan_nb.metrics.features import efficientnet_lite_features
+from medgan_nb.metrics.distortions import describe
 from medgan_nb.report.build import shown_run
-from medgan_nb.studies.common.calibration import ADMITTED, calibration_results
+from medgan_nb.studies.common.calibration import ADMITTED
 from medgan_nb.studies.common.comparison import Comparison
 from medgan_nb.studies.common.results import Result, results_of
 from medgan_nb.studies.registry import STUDIES
-from medgan_nb.viz.calibration import calibration_figure
-from medgan_nb.viz.grid import image_grid, save_figure
-
-SIMULATED = ("simulated_ultrasound", "simulated_chest")
-SIZE, N_IMAGES, NETWORK_SIZE = 64, 100, 128
 
 
 def write_measuring(source: Path, runs: dict[str, list[Run]]) -> None:
     "The page and its pictures."
     folder = source / "measuring"
     folder.mkdir()
-    cards = list(published_cards(runs, folder)) or [simulated_card(n, folder) for n in SIMULATED]
-    shown = next((card for card in cards if card["images"]), None)
-    shown = shown or simulated_card(SIMULATED[0], folder)
+    cards = list(published_cards(runs, folder))
+    shown = next(card for card in cards if card["images"])
     values = {
         "cards": "\n".join(map(card_section, cards)),
         "picture": shown["images"],
@@ -79,41 +68,6 @@ def published_cards(runs: dict[str, list[Run]], folder: Path) -> Iterable[dict]:
 
 
 CURVES, IMAGES = "calibration", "calibration_images"
-
-
-def simulated_card(name: str, folder: Path) -> dict:
-    "A card of a simulated set, measured when the site is built."
-    images = load(name, "", size=SIZE)
-    parts = group_split(images, {"images": 0.6, "reference": 0.4}, 0)
-    reference, other = parts["reference"], parts["images"]
-    card = calibration_card(
-        efficientnet_lite_features(size=NETWORK_SIZE),
-        reference.batch(),
-        other.batch(),
-        other.labels,
-        other.classes,
-        reference_labels=reference.labels,
-        groups=other.groups,
-        reference_groups=reference.groups,
-        n=N_IMAGES,
-    )
-    results = calibration_results([card])
-    rows = distances(results)
-    examples = distorted_examples(other.batch())
-    captions = [f"{which}: {rows[which]:.0f}" for which in examples]
-    strip = image_grid(np.concatenate(list(examples.values())), 5, captions, scale=1.2)
-    curves, pictures = f"{name}_{CURVES}.png", f"{name}_{IMAGES}.png"
-    save_figure(strip, folder / pictures)
-    save_figure(calibration_figure([card.to_dict()]), folder / curves)
-    return {
-        "name": images.name,
-        "simulated": images.simulated,
-        "results": results,
-        "curves": f"measuring/{curves}",
-        "images": f"measuring/{pictures}",
-        "caption": f"One image ({images.name}) under each known damage, and the distance that a "
-        "set damaged in this way scores against other, clean images",
-    }
 
 
 def label_of(result: Result) -> str:

@@ -279,17 +279,9 @@ What the generators of the published runs make. Nobody has chosen: the first sam
 seed of each condition, in their own pixels.
 
 """
-NO_SPRITES = """The published runs were made before samples were kept for this page; it fills as
-runs
-are published (`medgan_nb.report.build.publish`). Until then, this is what was kept of study p4:
-first samples of a DCGAN trained on normal radiographs, below real ones. For your own runs,
-`medgan_nb.report.gallery.write_gallery_page` writes the same page.
-
-![{words}](_static/hero.png)
-"""
 
 
-def write_gallery(source: Path, runs: dict[str, list[Run]], cards: list[Card]) -> None:
+def write_gallery(source: Path, runs: dict[str, list[Run]]) -> None:
     "The page, and its sprites under _static/gallery."
     entries = []
     for name, study in STUDIES.items():
@@ -298,11 +290,8 @@ def write_gallery(source: Path, runs: dict[str, list[Run]], cards: list[Card]) -
             if (run.folder / "gallery").is_dir():
                 target = source / "_static" / "gallery" / name / run.folder.name / "gallery"
                 shutil.copytree(run.folder / "gallery", target)
-    if entries:
-        text = raw(gallery_html(entries, "_static/gallery/"))
-    else:
-        text = NO_SPRITES.format(words=hero(cards, runs)[1])
-    (source / "gallery.md").write_text(GALLERY + text, encoding="utf-8")
+    text = GALLERY + raw(gallery_html(entries, "_static/gallery/"))
+    (source / "gallery.md").write_text(text, encoding="utf-8")
 
 
 # front page
@@ -310,7 +299,7 @@ def write_gallery(source: Path, runs: dict[str, list[Run]], cards: list[Card]) -
 
 def write_front_page(source: Path, runs: dict[str, list[Run]], cards: list[Card]) -> None:
     "What the project is, a picture, the answer, two commands, and the four claims."
-    png, words = hero(cards, runs)
+    png, words = hero(cards)
     (source / "_static" / HERO.name).write_bytes(png)
     values = {
         "hero": f"![{words}](_static/{HERO.name})",

@@ -20,7 +20,7 @@ def readme_text(text: str) -> str:
     "README with the picture's words and the table as the published runs give them."
     runs = published_runs()
     cards = published_cards(runs)
-    picture = f"![{hero(cards, runs)[1]}](docs/_static/{HERO.name})"
+    picture = f"![{hero(cards)[1]}](docs/_static/{HERO.name})"
     for name, content in {"hero": picture, "claims": claims_table(cards)}.items():
         block = BLOCK.format(name, content)
         text = re.sub(BLOCK.format(name, ".*?"), lambda _, b=block: b, text, flags=re.DOTALL)
@@ -29,6 +29,6 @@ def readme_text(text: str) -> str:
 
 if __name__ == "__main__":
     runs = published_runs()
-    atomic_write(HERO, hero(published_cards(runs), runs)[0])
+    atomic_write(HERO, hero(published_cards(runs))[0])
     atomic_write(README, readme_text(README.read_text(encoding="utf-8")))
     print(f"wrote {README.name} and {HERO.name}")
