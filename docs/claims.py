@@ -41,6 +41,7 @@ def claims_table(cards: list[Card], link: str = "{0}") -> str:
     lines = ["| | the paper's claim | verdict | what our runs say |", "|---|---|---|---|"]
     for card in cards:
         answer = escape_cell(card.answer) if card.basis else ""
+        answer = f"**Simulated images.** {answer}" if card.simulated and card.basis else answer
         cells = (link.format(card.study), escape_cell(card.claim), f"**{verdict_word(card)}**")
         lines.append(f"| {' | '.join((*cells, answer))} |")
     return "\n".join(lines)
@@ -51,7 +52,8 @@ def short_answer(cards: list[Card]) -> str:
     by_word = {}
     for card in cards:
         if card.basis and card.verdict != NOT_REPORTED:
-            by_word.setdefault(card.verdict, []).append(card.study)
+            word = f"{card.verdict} (simulated images)" if card.simulated else card.verdict
+            by_word.setdefault(word, []).append(card.study)
     unpublished = [card.study for card in cards if not card.basis]
     parts = [f"{', '.join(names)} **{word}**" for word, names in by_word.items()]
     if unpublished:

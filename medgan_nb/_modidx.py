@@ -3203,6 +3203,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                                                       'medgan_nb/studies/p2/tables.py'),
                                              'medgan_nb.studies.p2.tables._published_p': ( 'studies.p2.tables.html#_published_p',
                                                                                            'medgan_nb/studies/p2/tables.py'),
+                                             'medgan_nb.studies.p2.tables._read_once': ( 'studies.p2.tables.html#_read_once',
+                                                                                         'medgan_nb/studies/p2/tables.py'),
                                              'medgan_nb.studies.p2.tables._table': ( 'studies.p2.tables.html#_table',
                                                                                      'medgan_nb/studies/p2/tables.py'),
                                              'medgan_nb.studies.p2.tables.arm_difference': ( 'studies.p2.tables.html#arm_difference',

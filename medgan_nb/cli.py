@@ -421,7 +421,7 @@ def trial_command(
             help="Folder with a folder of images for each class; empty: simulated ones."
         ),
     ] = "",
-    hours: Annotated[float, typer.Option(min=0.01, max=1000, help="Time it may take.")] = 1.0,
+    hours: Annotated[float, typer.Option(min=0.005, max=1000, help="Time it may take.")] = 1.0,
     task: Annotated[
         str,
         typer.Option(help="classify or generate; empty: classify where there are two classes."),

@@ -34,6 +34,7 @@ FIRST = (
 COSTLY = ("test_p1", "test_p2", "test_p3", "test_report", "test_wheel")  # a module shares its runs
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Long tests first, so that the workers end together; tests that share a costly run stay on one
     worker.

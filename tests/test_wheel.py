@@ -81,7 +81,7 @@ def test_trial_generate_and_share_in_any_folder(installed, tmp_path):
     for k, pixels in enumerate(images.pixels[:40, 0].numpy()):
         write_png(tmp_path / "mine" / "benign" / f"p{k // 2}_{k}.png", np.asarray(pixels))
     command = installed / "medgan-nb"
-    words = ("trial", "mine", "--hours", "0.01", "--group-by", "p([0-9]+)_")
+    words = ("trial", "mine", "--hours", "0.005", "--group-by", "p([0-9]+)_")
     said = call(command, *words, cwd=tmp_path)
     assert "there is one class, benign" in said
     (page,) = (tmp_path / "outputs" / "trial").glob("*/trial.html")

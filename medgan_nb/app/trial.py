@@ -104,7 +104,7 @@ def open_trial(given: dict, say: Callable[[str], None] = print) -> Trial:
         say("measuring this machine")
         is_classify = data.task == "classify"
         return measure_and_plan(
-            data.train, len(data.test), is_classify, max(seconds, 30.0), device, precision
+            data.train, len(data.test), is_classify, max(seconds, 15.0), device, precision
         )
 
     plan = _plan_once(outputs / "trial" / f"plan-{key}.json", measure)

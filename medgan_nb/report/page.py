@@ -293,7 +293,9 @@ def page(parts: list[Part]) -> str:
         "simulated_names": ", ".join(simulated),
         "simulated_example": simulated[0] if simulated else "",
         "card": _card,
-        "by_runs": lambda parts: sorted(parts, key=lambda part: not part.runs),
+        "by_runs": lambda parts: sorted(
+            parts, key=lambda part: (not part.runs, part.source == "published")
+        ),
         "paper_table": render_table,
         "split_pictures": _split_pictures,
         "color": verdict_class,

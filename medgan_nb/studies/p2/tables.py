@@ -9,6 +9,8 @@ __all__ = ['MAJORITY', 'distance_table', 'distances', 'order_comparisons', 'tabl
 
 # %% ../../../nbs/850_studies.p2.tables.ipynb #ff7db65a
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -169,7 +171,15 @@ _NO_SYNTHETIC = "No synthetic data"
 
 def predictions(run: Run) -> dict:
     "What predictions.json holds of the run's own split: labels, groups and arms."
-    return read_json(run.folder / "predictions.json")["splits"][run.settings["split"]]
+    path = run.folder / "predictions.json"
+    written = path.stat().st_mtime_ns if path.exists() else 0
+    return _read_once(path, written)["splits"][run.settings["split"]]
+
+
+@lru_cache(maxsize=64)
+def _read_once(path: Path, written: int) -> dict:
+    "The content of a file as of that time: a table asks for it some forty times."
+    return read_json(path)
 
 
 def _correct(run: Run, arm: str) -> np.ndarray:

@@ -10,10 +10,9 @@ __all__ = ['BEST_THRESHOLD', 'Predictions', 'predictions', 'accuracy_result', 's
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import roc_curve
+from sklearn.metrics import balanced_accuracy_score, f1_score, roc_curve
 
 from ...core.files import read_json
-from ...evaluation.scores import classification_metrics
 from medgan_nb.evaluation.statistics import (
     auc_ci,
     auc_difference,
@@ -103,9 +102,9 @@ def score_results(found: Predictions, arm: str, condition: dict) -> list[Result]
         members = found.labels == k
         interval = cluster_interval(found.correct(arm)[:, members], found.groups[members])
         scores.append(("recall", {"class": name}, interval, two_way))
-    runs = [classification_metrics(found.labels, row, found.classes) for row in logits]
-    for metric, key in (("balanced accuracy", "balanced_accuracy"), ("F1", "f1")):
-        scores.append((metric, {}, t_interval([run[key] for run in runs]), _OVER_RUNS))
+    for metric, score in (("balanced accuracy", balanced_accuracy_score), ("F1", f1_score)):
+        values = [score(found.labels, row > 0) for row in logits]
+        scores.append((metric, {}, t_interval(values), _OVER_RUNS))
     best = t_interval([_best_threshold_accuracy(found.labels, row) for row in logits])
     scores.append((BEST_THRESHOLD, {}, best, _OVER_RUNS))
     return [

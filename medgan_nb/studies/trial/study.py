@@ -46,8 +46,8 @@ def check_request(given: dict) -> dict:
         If one is unknown or out of range.
     """
     params = check_parameters(given, PARAMETERS)
-    if not 0.01 <= params["hours"] <= 1000:
-        raise ConfigError(f"hours is {params['hours']}; expected 0.01 to 1000")
+    if not 0.005 <= params["hours"] <= 1000:
+        raise ConfigError(f"hours is {params['hours']}; expected 0.005 to 1000")
     check_choice(params["task"], ("", *TASKS), "task")
     if not 0 <= params["seed"] < 2**32:
         raise ConfigError(f"seed is {params['seed']}; expected 0 to {2**32 - 1}")
