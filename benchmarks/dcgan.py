@@ -5,7 +5,7 @@
 
 The peer's script runs unchanged, on one-channel images in memory: it prints a line after each of
 its steps, and there one step of ours is taken and timed. The first half of a process runs with the
-system's malloc, the second with the retained heap (`core.device.retain_heap`); each round is a new
+system's malloc, the second with the retained heap (`core.memory.retain_heap`); each round is a new
 process. Images a second are medians over steps.
 """
 

@@ -5,22 +5,24 @@
 DATA_DIR holds Dataset_BUSI_with_GT. Each variant changes one setting of study 2's `short`; how many
 images it is shown follows from its own pace. Interrupted, it goes on from its last checkpoint in
 FOLDER; results are lines of FOLDER/search.csv. A judge that no variant has seen measures 280
-samples against 280 held-out images.
+samples against 280 held-out images, once its calibration card has passed.
 """
 
 import argparse
 import csv
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
 import torch
+from gpu import NETWORK, admitted_network
 
 from medgan_nb.core.files import atomic_write, read_json, write_json
 from medgan_nb.core.memory import retain_heap
 from medgan_nb.data.dataset import ImageSet
-from medgan_nb.metrics.features import feature_network
+from medgan_nb.metrics.features import FeatureNetwork
 from medgan_nb.metrics.fid import frechet_distance
 from medgan_nb.metrics.memorization import authenticity
 from medgan_nb.metrics.prdc import prdc
@@ -29,7 +31,7 @@ from medgan_nb.studies.p2.study import STUDY, build_recipe
 from medgan_nb.training.loop import train
 from medgan_nb.training.recipe import Recipe, declared
 
-JUDGE, N_SAMPLES = "efficientnet_lite2", 280
+N_SAMPLES = 280
 
 
 @dataclass(frozen=True)
@@ -84,26 +86,30 @@ def kimg_for(recipe: Recipe, images: ImageSet, seconds: float, folder: Path) -> 
     return read_json(path, dict)["kimg"]
 
 
-def measure(variant: Variant, n: int, seed: int, args: argparse.Namespace) -> dict:
+def configured(data_dir: str, n: int, seed: int) -> tuple[dict, dict[str, ImageSet]]:
+    "Study 2's configuration and images."
+    given = {"dataset": "busi", "data_dir": data_dir, "preset": "short", "split_seed": 0}
+    return STUDY.configure(given | {"dataset_size": n, "seed": seed})
+
+
+def measure(name: str, n: int, seed: int, judge: FeatureNetwork, args: argparse.Namespace) -> dict:
     "Train one variant and measure its samples."
-    given = {"dataset": "busi", "data_dir": args.data_dir, "preset": "short"}
-    config, parts = STUDY.configure(given | {"dataset_size": n, "seed": seed, "split_seed": 0})
+    config, parts = configured(args.data_dir, n, seed)
     images = parts["train"]
-    recipe = recipe_of(variant, config["settings"], len(images.classes))
-    folder = args.folder / f"{args.name.replace(' ', '_').replace('/', 'over')}-n{n}-s{seed}"
+    recipe = recipe_of(VARIANTS[name], config["settings"], len(images.classes))
+    folder = args.folder / f"{name.replace(' ', '_').replace('/', 'over')}-n{n}-s{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     kimg = kimg_for(recipe, images, 60 * args.minutes, folder)
     trained = train(recipe, images, kimg=kimg, seed=seed, folder=folder)
     labels = torch.as_tensor(class_labels(parts["train"], N_SAMPLES, seed))
-    judge = feature_network(JUDGE)
     fake = judge(trained.sample(N_SAMPLES, seed, labels))
     train_features, held_out = (judge(parts[part].batch().cpu()) for part in ("train", "test"))
     return {
-        "variant": args.name,
+        "variant": name,
         "n_train": n,
         "seed": seed,
         "kimg": kimg,
-        f"FD({JUDGE})": round(frechet_distance(held_out, fake), 2),
+        f"FD({NETWORK})": round(frechet_distance(held_out, fake), 2),
         "recall": round(prdc(held_out, fake, 5)["recall"], 4),
         "authentic": round(authenticity(train_features, fake), 2),
         "ada_p": round(trained.log[-1]["ada_p"], 4),
@@ -119,6 +125,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 500])
     args = parser.parse_args()
     retain_heap()
+    judge, refusal = admitted_network(configured(args.data_dir, 100, 0)[1], "cpu", 1)
+    if judge is None:
+        sys.exit(f"{NETWORK} may not measure on these images: {refusal}")
     path, rows = args.folder / "search.csv", []
     if path.exists():
         rows = list(csv.DictReader(path.read_text().splitlines()))
@@ -126,8 +135,7 @@ def main() -> None:
     for seed, n, name in product(range(args.seeds), args.sizes, VARIANTS):
         if (name, n, seed) in done:
             continue
-        args.name = name
-        rows.append(measure(VARIANTS[name], n, seed, args))
+        rows.append(measure(name, n, seed, judge, args))
         lines = [",".join(rows[-1]), *(",".join(map(str, row.values())) for row in rows)]
         atomic_write(path, "\n".join(lines) + "\n")
         print(lines[-1], flush=True)

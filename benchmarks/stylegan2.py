@@ -16,7 +16,7 @@ aug@bgc        adaptive augmentation alone, p = 1; Gmain@bgc, Dmain@bgc, Dreg@bg
 
 `step` is the cost of a training image with lazy regularization:
 (Gmain + Dmain + Greg/4 + Dreg/16 + ema) / batch size. The peer is timed with the system's malloc
-("shipped") and with the heap retained ("retained", `core.device.retain_heap`, as in our runs).
+("shipped") and with the heap retained ("retained", `core.memory.retain_heap`, as in our runs).
 """
 
 import argparse

@@ -276,7 +276,8 @@ def write_howtos(source: Path) -> None:
 GALLERY = f"""{WIDE}# Gallery
 
 What the generators of the published runs make. Nobody has chosen: the first samples of the first
-seed of each condition, in their own pixels.
+seed of each condition, in their own pixels. For your own runs,
+`medgan_nb.report.gallery.write_gallery_page` writes the same page.
 
 """
 

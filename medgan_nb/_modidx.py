@@ -1442,6 +1442,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/medgan_nb', 'doc_host': 'n
                                                                                           'medgan_nb/experiments/run.py'),
                                            'medgan_nb.experiments.run.Run.save_figure': ( 'experiments.run.html#run.save_figure',
                                                                                           'medgan_nb/experiments/run.py'),
+                                           'medgan_nb.experiments.run.Run.save_predictions': ( 'experiments.run.html#run.save_predictions',
+                                                                                               'medgan_nb/experiments/run.py'),
                                            'medgan_nb.experiments.run.Run.save_samples': ( 'experiments.run.html#run.save_samples',
                                                                                            'medgan_nb/experiments/run.py'),
                                            'medgan_nb.experiments.run.Run.settings': ( 'experiments.run.html#run.settings',

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from ..core.errors import ConfigError, DataError
-from ..core.files import digest, read_json, safe_name, to_jsonable, write_json
+from medgan_nb.core.files import (
+    atomic_write,
+    digest,
+    json_line,
+    read_json,
+    safe_name,
+    to_jsonable,
+    write_json,
+)
 from ..core.memory import collect_seldom, retain_heap
 from .lease import Lease, process_identity
 from medgan_nb.experiments.records import (
@@ -129,6 +137,10 @@ class Run:
             seconds = round(time.monotonic() - start_time, 2)
             write_json(path, {"value": value, "seconds": seconds})
         return read_json(path, Stage)["value"]
+
+    def save_predictions(self, content: dict) -> None:
+        "Write predictions.json, on one line: it holds a number an image and repeat."
+        atomic_write(self.folder / "predictions.json", json_line(content))
 
     def write_progress(self, phase: str, **detail) -> None:
         "Record what the run is doing, for `medgan-nb status` and the sweep."

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.files import atomic_write, json_line
 from ...data.dataset import ImageSet
 from ...data.leakage import IMAGE_SPLIT
 from ...evaluation.classification import Arm, predict_logits, train_and_evaluate
@@ -446,7 +445,7 @@ def results(
     )
     groups = run.data["test"].groups
     predictions = {"classify": classified, "segment": segmented, "groups": groups}
-    atomic_write(run.folder / "predictions.json", json_line(predictions))
+    run.save_predictions(predictions)
     sets = evaluation_sets(run, synthetic)
     used = instruments(run)
     measured = [

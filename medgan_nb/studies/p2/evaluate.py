@@ -14,7 +14,6 @@ from functools import cache, partial
 
 import numpy as np
 
-from ...core.files import atomic_write, json_line
 from ...data.dataset import ImageSet
 from ...evaluation.classification import Arm, assert_test_unseen, train_and_evaluate
 from ...evaluation.cross_validation import PAPER_CONFIG, assign_folds, fold_arm, fold_seed
@@ -299,7 +298,7 @@ def _baselines(run: Run, folds: _Folds) -> dict[str, dict]:
 def _save_predictions(run: Run, trained: dict[str, dict]) -> dict:
     "Write predictions.json: the classes, and what `train_arms` gives."
     predictions = {"classes": run.data["test"].classes, "splits": trained}
-    atomic_write(run.folder / "predictions.json", json_line(predictions))
+    run.save_predictions(predictions)
     return predictions
 
 # %% ../../../nbs/848_studies.p2.evaluate.ipynb #b0649c3d

@@ -14,7 +14,6 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from ...core.files import atomic_write, json_line
 from ...data.dataset import ImageSet
 from ...evaluation.classification import Arm, train_and_evaluate
 from ...evaluation.cross_validation import ARM_SPECS, build_arm
@@ -179,7 +178,7 @@ def train_arms(
         "n_train": len(set(train.groups)),
         "n_test": len(set(test.groups)),
     }
-    atomic_write(run.folder / "predictions.json", json_line(predictions))
+    run.save_predictions(predictions)
     return arms
 
 

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...core.files import atomic_write, json_line
 from ...data.dataset import ImageSet
 from ...evaluation.classification import Arm, classification_arms, train_and_evaluate
 from ...evaluation.scores import classification_metrics
@@ -124,7 +123,7 @@ def _save_predictions(run: Run, trained: dict[str, dict]) -> None:
         "titles": {name: arm["title"] for name, arm in trained.items()},
         "logits": {name: arm["logits"] for name, arm in trained.items()},
     }
-    atomic_write(run.folder / "predictions.json", json_line(predictions))
+    run.save_predictions(predictions)
 
 
 def _accuracy_results(run: Run, trained: dict[str, dict]) -> list[Result]:
